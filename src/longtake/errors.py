@@ -1,0 +1,54 @@
+"""What can go wrong, as one tree.
+
+LongtakeError
+|-- VideoError        the input cannot be opened, holds no pictures, or names no frame   (ValueError)
+|-- CheckpointError   a model folder is unreadable, unrecognised or does not match       (ValueError)
+|-- PromptError       placeholders and visuals disagree, or a prompt is empty            (ValueError)
+|-- CapacityError     more tokens than the window or more bytes than the device          (MemoryError)
+|-- OptionError       an option has a value that means nothing                           (ValueError)
+`-- StoreError        a saved memory cannot be written or read back                      (OSError)
+
+Every message is one line: what was found, what was expected, what to do.
+"""
+
+
+class LongtakeError(Exception):
+    """Base of every error a user can cause; the command line prints it and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class VideoError(LongtakeError, ValueError):
+    """The video or image cannot be used."""
+
+    exit_code = 3
+
+
+class CheckpointError(LongtakeError, ValueError):
+    """The model folder cannot be used."""
+
+    exit_code = 4
+
+
+class PromptError(LongtakeError, ValueError):
+    """The prompt and its visuals do not fit together."""
+
+    exit_code = 5
+
+
+class CapacityError(LongtakeError, MemoryError):
+    """It does not fit: tokens against the window, or bytes against the device."""
+
+    exit_code = 6
+
+
+class OptionError(LongtakeError, ValueError):
+    """An option was given a value that cannot be used."""
+
+    exit_code = 2
+
+
+class StoreError(LongtakeError, OSError):
+    """A memory could not be saved or loaded."""
+
+    exit_code = 7

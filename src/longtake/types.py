@@ -1,0 +1,231 @@
+"""The dataclasses that cross module boundaries; each checks its own shapes.
+
+Letters: T frames, C channels, H W pixels, N visual tokens, S sequence, D model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from longtake.errors import OptionError, PromptError, VideoError
+
+Modality = Literal["video", "image"]
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Frames:
+    """A chunk of decoded frames with their true presentation times."""
+
+    pixels_TCHW: Tensor
+    """RGB, uint8; usually a channels-last view."""
+    seconds_T: Tensor
+    """Presentation time of each frame in seconds from the start of the video, float64."""
+    index_T: Tensor
+    """Index of each frame in display order, int64."""
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.pixels_TCHW.shape)
+        if len(shape) != 4 or shape[1] != 3 or self.pixels_TCHW.dtype != torch.uint8:
+            raise VideoError(
+                f"frames must be uint8 [T, 3, H, W], got {self.pixels_TCHW.dtype} {shape}"
+            )
+        if self.seconds_T.shape != shape[:1] or self.index_T.shape != shape[:1]:
+            raise VideoError(f"{shape[0]} frames need as many times and indices")
+
+    def __len__(self) -> int:
+        return int(self.pixels_TCHW.shape[0])
+
+    def __getitem__(self, part: slice) -> Frames:
+        return Frames(
+            pixels_TCHW=self.pixels_TCHW[part],
+            seconds_T=self.seconds_T[part],
+            index_T=self.index_T[part],
+        )
+
+    def __repr__(self) -> str:
+        return f"Frames(pixels_TCHW={tuple(self.pixels_TCHW.shape)})"
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class VisualTokens:
+    """Visual tokens, ragged and packed: one entry per frame, clip or image."""
+
+    features_ND: Tensor
+    """Packed features, all entries one after another."""
+    counts: tuple[int, ...]
+    """Tokens of each entry; sums to N."""
+    seconds: tuple[float, ...]
+    """Start of each entry in seconds (0.0 for images)."""
+
+    def __post_init__(self) -> None:
+        if self.features_ND.ndim != 2 or sum(self.counts) != len(self.features_ND):
+            shape = tuple(self.features_ND.shape)
+            raise PromptError(f"features {shape} but counts sum to {sum(self.counts)}")
+        if len(self.seconds) != len(self.counts):
+            raise PromptError(f"{len(self.counts)} entries but {len(self.seconds)} times")
+
+    def __repr__(self) -> str:
+        return f"VisualTokens({len(self.counts)} entries, {tuple(self.features_ND.shape)})"
+
+    @staticmethod
+    def join(parts: Sequence[VisualTokens]) -> VisualTokens:
+        """Concatenate several in order; at least one."""
+        return VisualTokens(
+            features_ND=torch.cat([part.features_ND for part in parts]),
+            counts=tuple(n for part in parts for n in part.counts),
+            seconds=tuple(s for part in parts for s in part.seconds),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to answer. The defaults are greedy decoding, as the published evaluations run it."""
+
+    max_new_tokens: int = 256
+    """Most tokens to write."""
+    temperature: float = 0.0
+    """0 is greedy; otherwise logits are divided by it before sampling."""
+    top_p: float = 1.0
+    """Keep the smallest set of tokens with this probability mass (sampling only)."""
+    top_k: int = 0
+    """Keep this many most probable tokens; 0 keeps all (sampling only)."""
+    repetition_penalty: float = 1.0
+    """Divides positive and multiplies negative logits of tokens already *written*."""
+    seed: int = 0
+    """Seed of the sampling generator."""
+    stop: tuple[str, ...] = ()
+    """Texts that end the answer; they are not part of it."""
+    on_text: Callable[[str], None] | None = None
+    """Called with each new piece of text as it is written."""
+    cancelled: Callable[[], bool] | None = None
+    """Asked before every token; true ends the answer early."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise OptionError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        if not 0.0 <= self.temperature < float("inf"):
+            raise OptionError(f"temperature must be 0 or more, got {self.temperature}")
+        if not 0.0 < self.top_p <= 1.0:
+            raise OptionError(f"top_p must be in (0, 1], got {self.top_p}")
+        if self.top_k < 0:
+            raise OptionError(f"top_k must be 0 (off) or more, got {self.top_k}")
+        if not 0.0 < self.repetition_penalty < float("inf"):
+            raise OptionError(
+                f"repetition_penalty must be positive, got {self.repetition_penalty}"
+            )
+        if any(not text for text in self.stop):
+            raise OptionError("an empty stop text would end every answer at once")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """A stretch of the video an answer rests on."""
+
+    start: float
+    """Seconds."""
+    end: float
+    """Seconds; the next sampled frame's time, or the end of the video."""
+    weight: float
+    """Share of the answer's attention over the frames that falls here, 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stats:
+    """What an answer cost."""
+
+    frames: int = 0
+    """Frames (or image crops) seen."""
+    patches: int = 0
+    """Tower tokens before compression."""
+    visual_tokens: int = 0
+    """Visual tokens the language model read."""
+    prompt_tokens: int = 0
+    """All tokens before the answer, text and visual."""
+    watch_seconds: float = 0.0
+    """Decode, tower and prefill of the video, overlapped."""
+    prefill_seconds: float = 0.0
+    """Prefill of the question."""
+    answer_seconds: float = 0.0
+    """Writing the answer."""
+    memory_bytes: int = 0
+    """Bytes the memory holds."""
+    warnings: tuple[str, ...] = ()
+    """What the reader should know: a video that breaks off, for example."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A text answer, its token ids, and the moments it rests on."""
+
+    text: str
+    """Decoded without special tokens, stripped."""
+    ids: tuple[int, ...]
+    """Generated token ids, the end token included when one was written."""
+    evidence: tuple[Span, ...] = ()
+    """Spans of the video, heaviest first; empty without a video."""
+    finish: Literal["stop", "length", "cancelled"] = "stop"
+    """Why it ended."""
+    stats: Stats = field(default_factory=Stats)
+    """What it cost."""
+
+
+class KVCache(Protocol):
+    """What a memory asks of the keys and values it holds."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all keys and values."""
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens held by a layer."""
+
+    def rewind(self, length: int) -> None:
+        """Forget all tokens after the first `length` of each layer."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Entry:
+    """Where one frame, clip or image lies in a memory's sequence."""
+
+    start: int
+    """First token."""
+    stop: int
+    """One past the last token."""
+    seconds: float
+    """When it is shown; 0.0 for images."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Memory:
+    """A watched video: keys and values every later question starts from (DESIGN 2.7, depth KV)."""
+
+    cache: KVCache
+    """Keys and values of `length` tokens."""
+    length: int
+    """Tokens held: the prompt's head and the visuals."""
+    entries: tuple[Entry, ...]
+    """One per frame or image crop group, in order."""
+    duration: float
+    """Seconds of the video (0.0 without one); ends the last span."""
+    system: str
+    """Name of the system that watched."""
+    fingerprint: str
+    """Digest of the checkpoint and of every option that shaped the memory."""
+    stats: Stats = field(default_factory=Stats)
+    """What watching cost."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of keys and values."""
+        return self.cache.nbytes
+
+    def __repr__(self) -> str:
+        return (
+            f"Memory({self.system}: {len(self.entries)} visuals, {self.length} tokens, "
+            f"{self.bytes / 2**20:.1f} MiB)"
+        )
