@@ -1,0 +1,159 @@
+"""The one model class: tower + projector + decoder + head in a transformers shell.
+
+The shell gives loading, saving, adapters, quantisation and `generate`; the forward is ours. The engine
+(`engine.py`) is the usual way to run it.
+
+Letters: T frames, P patches, B batch, S sequence, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from longtake.parts.cache import GrowingCache
+from longtake.parts.projector import Projector
+from longtake.parts.qwen2 import Between, Decoder, DecoderConfig, Step
+from longtake.parts.vit import ViT, ViTConfig
+
+
+class LongtakeConfig(PreTrainedConfig):
+    """What `generate` and the loader ask of a config; the sizes themselves are in our dataclasses."""
+
+    model_type = "longtake"
+
+    @classmethod
+    def of(cls, decoder: DecoderConfig, tied: bool) -> LongtakeConfig:
+        """A config for these sizes."""
+        config = cls()
+        config.tie_word_embeddings = tied
+        config.vocab_size = decoder.vocab
+        config.hidden_size = decoder.hidden
+        config.num_hidden_layers = decoder.layers
+        config.num_attention_heads = decoder.heads
+        config.num_key_value_heads = decoder.kv_heads
+        config.head_dim = decoder.head_dim
+        return config
+
+
+class LongtakeModel(PreTrainedModel, GenerationMixin):
+    """A vision tower whose features a language model reads."""
+
+    config_class = LongtakeConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _tied_weights_keys = {"lm_head.weight": "decoder.embed_tokens.weight"}
+    _no_split_modules = ["Layer", "Block"]
+    _supports_sdpa = True
+
+    def __init__(
+        self,
+        config: LongtakeConfig,
+        tower: nn.Module | ViTConfig,
+        projector: nn.Module,
+        decoder: DecoderConfig | nn.Module,
+    ) -> None:
+        super().__init__(config)
+        self.tower = ViT(tower) if isinstance(tower, ViTConfig) else tower
+        self.projector = projector
+        self.decoder = Decoder(decoder) if isinstance(decoder, DecoderConfig) else decoder
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.usable_vocab = config.vocab_size
+        """Rows of the head that stand for a token; published heads are padded with untrained rows."""
+        self.post_init()
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """fp32 on CPU whatever the weights are (docs/design.md); the weights' own dtype elsewhere."""
+        return torch.float32 if self.device.type == "cpu" else self.dtype
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The token embedding."""
+        table: nn.Module = self.decoder.embed_tokens
+        return table
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids [...] -> embeddings [..., D] in the compute dtype."""
+        rows: Tensor = self.decoder.embed_tokens(ids)
+        return rows.to(self.compute_dtype)
+
+    def look(self, pixels_TCHW: Tensor) -> Tensor:
+        """Normalised pixels [T, 3, H, W] -> tower features [T, P, Dv], before the projector."""
+        features: Tensor = self.tower(pixels_TCHW.to(self.device, self.compute_dtype))
+        return features
+
+    def project(self, features_TPD: Tensor) -> Tensor:
+        """Tower features [T, P, Dv] -> visual features [T, P, D]."""
+        projected: Tensor = self.projector(features_TPD)
+        return projected
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Decoder features [..., D] -> logits [..., V], fp32, over the usable rows only."""
+        weight = self.lm_head.weight[: self.usable_vocab].to(features.dtype)
+        return F.linear(features, weight).float()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        logits_to_keep: int | Tensor = 0,
+        between: Between | None = None,
+        **unused: Any,
+    ) -> CausalLMOutputWithPast:
+        """transformers' calling convention; `between` is the decoder's seam.
+
+        `inputs_embeds` [B, S, D] or `input_ids` [B, S]; a 2-D `attention_mask` [B, past + S] marks padding.
+        """
+        x_BSD = self.embed(input_ids) if inputs_embeds is None else inputs_embeds
+        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        if position_ids is None:
+            stop = past + x_BSD.shape[1]
+            position_ids = torch.arange(past, stop, device=x_BSD.device).expand(len(x_BSD), -1)
+        step = Step(
+            positions_BS=position_ids,
+            cache=past_key_values,
+            mask_BSN=padding_mask(attention_mask, x_BSD.shape[1]),
+        )
+        features_BSD = self.decoder(x_BSD, step, between)
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        return CausalLMOutputWithPast(
+            logits=self.logits(features_BSD[:, keep]), past_key_values=past_key_values
+        )
+
+    def new_cache(self, reserve: int = 0) -> GrowingCache:
+        """An empty cache with room for `reserve` tokens."""
+        return GrowingCache(reserve)
+
+
+def padding_mask(attention_mask_BN: Tensor | None, queries: int) -> Tensor | None:
+    """Causal mask [B, S, N] of a padded batch; None where nothing is padded (plain causal)."""
+    if attention_mask_BN is None or attention_mask_BN.ndim != 2 or bool(attention_mask_BN.all()):
+        return None
+    keys = attention_mask_BN.shape[1]
+    causal = torch.ones(queries, keys, dtype=torch.bool, device=attention_mask_BN.device)
+    causal = causal.tril(keys - queries)
+    seen = causal & attention_mask_BN[:, None].bool()
+    # a padding query sees itself, or its softmax would be 0/0
+    itself = torch.eye(keys, dtype=torch.bool, device=causal.device)[keys - queries :]
+    return seen | itself
+
+
+def build(
+    tower: ViTConfig, decoder: DecoderConfig, depth: int = 2, tied: bool = False
+) -> LongtakeModel:
+    """A model with random weights of these sizes (training from scratch, tests)."""
+    config = LongtakeConfig.of(decoder, tied)
+    projector = Projector(tower.hidden, decoder.hidden, depth)
+    model = LongtakeModel(config, tower, projector, decoder)
+    model.tie_weights()
+    return model

@@ -1,0 +1,1 @@
+"""The building blocks the published systems share: plain modules and functions."""

@@ -1,0 +1,77 @@
+"""Causal attention over a past of any length without a mask the size of the past.
+
+A chunk of queries sees all of the past and the part of its own chunk before it. With an explicit mask
+that is S x N numbers (and, on CPU, twice the time); here the past and the chunk are attended apart and
+merged by their log-sum-exps, which is exact (FlashAttention, section 3.1: blocks combine by rescaling).
+
+Letters: B batch, H query heads, K key/value heads, G = H/K, S queries, N keys, P past keys, E head width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
+
+
+def attend(q_BHSE: Tensor, k_BKNE: Tensor, v_BKNE: Tensor) -> Tensor:
+    """Causal attention of the last S of N positions: [B, H, S, E]; the N - S keys before are the past."""
+    queries, past = q_BHSE.shape[2], k_BKNE.shape[2] - q_BHSE.shape[2]
+    if queries == 1:
+        return _every_key(q_BHSE, k_BKNE, v_BKNE)
+    if past == 0:
+        return F.scaled_dot_product_attention(
+            q_BHSE, k_BKNE, v_BKNE, is_causal=True, enable_gqa=True
+        )
+    if q_BHSE.is_cuda:
+        mask = causal_lower_right(queries, past + queries)
+        return F.scaled_dot_product_attention(
+            q_BHSE, k_BKNE, v_BKNE, attn_mask=mask, enable_gqa=True
+        )
+    if q_BHSE.device.type == "cpu" and not torch.is_grad_enabled():
+        return _past_then_chunk(q_BHSE, k_BKNE, v_BKNE, past)
+    return attend_masked(q_BHSE, k_BKNE, v_BKNE, None)
+
+
+def attend_masked(
+    q_BHSE: Tensor, k_BKNE: Tensor, v_BKNE: Tensor, mask_BSN: Tensor | None
+) -> Tensor:
+    """The obvious path: one mask over everything (true = may see); None is causal, lower right."""
+    if mask_BSN is None:
+        shape = (q_BHSE.shape[2], k_BKNE.shape[2])
+        ones = torch.ones(shape, dtype=torch.bool, device=q_BHSE.device)
+        mask_BSN = ones.tril(shape[1] - shape[0])[None]
+    return F.scaled_dot_product_attention(
+        q_BHSE, k_BKNE, v_BKNE, attn_mask=mask_BSN[:, None], enable_gqa=True
+    )
+
+
+def last_row_weights(q_BHSE: Tensor, k_BKNE: Tensor) -> Tensor:
+    """Attention of the last query over all keys: [B, H, N], fp32; one row, never the matrix."""
+    groups = k_BKNE.shape[1]
+    q_BKGE = q_BHSE[:, :, -1].unflatten(1, (groups, -1)) * q_BHSE.shape[-1] ** -0.5
+    scores = q_BKGE @ k_BKNE.to(q_BHSE.dtype).transpose(2, 3)
+    return scores.float().softmax(-1).flatten(1, 2)
+
+
+def _fold(q_BHSE: Tensor, groups: int) -> Tensor:
+    """[B, H, S, E] -> [B, K, G*S, E]: heads that share keys become rows, so keys are read once."""
+    return q_BHSE.unflatten(1, (groups, -1)).flatten(2, 3)
+
+
+def _every_key(q_BHSE: Tensor, k_BKNE: Tensor, v_BKNE: Tensor) -> Tensor:
+    """Attention without a mask, keys read once for all heads that share them."""
+    rows = _fold(q_BHSE, k_BKNE.shape[1])
+    return F.scaled_dot_product_attention(rows, k_BKNE, v_BKNE).view(q_BHSE.shape)
+
+
+def _past_then_chunk(q_BHSE: Tensor, k_BKNE: Tensor, v_BKNE: Tensor, past: int) -> Tensor:
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    shape, groups = q_BHSE.shape, k_BKNE.shape[1]
+    rows = _fold(q_BHSE, groups)
+    old, old_lse = flash(rows, k_BKNE[:, :, :past], v_BKNE[:, :, :past])
+    old, old_lse = old.reshape(shape), old_lse.reshape(shape[:3])
+    repeats = shape[1] // groups
+    k_new, v_new = (x[:, :, past:].repeat_interleave(repeats, 1) for x in (k_BKNE, v_BKNE))
+    new, new_lse = flash(q_BHSE, k_new, v_new, is_causal=True)
+    share = torch.sigmoid(old_lse - new_lse)[..., None].to(old.dtype)
+    return old * share + new * (1 - share)

@@ -1,0 +1,26 @@
+"""Grid pooling. T frames, P patches per frame (a square grid, row-major), Q pooled patches, D width."""
+
+import math
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from longtake.errors import PromptError
+
+PoolMode = Literal["average", "max"]
+
+
+def grid_pool(features_TPD: Tensor, stride: int, mode: PoolMode = "average") -> Tensor:
+    """Pool each `stride` x `stride` block of patches: [T, P, D] -> [T, Q, D]; edges that fill no block drop.
+
+    Raises PromptError if the patches are no square grid or the stride is larger than it.
+    """
+    side = math.isqrt(features_TPD.shape[1])
+    if side * side != features_TPD.shape[1]:
+        raise PromptError(f"grid_pool needs a square grid, got {features_TPD.shape[1]} patches")
+    if not 1 <= stride <= side:
+        raise PromptError(f"grid_pool stride must be 1..{side} for a {side}x{side} grid, got {stride}")
+    grid_TDHW = features_TPD.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    pool = F.avg_pool2d if mode == "average" else F.max_pool2d
+    return pool(grid_TDHW, stride).flatten(2).transpose(1, 2)

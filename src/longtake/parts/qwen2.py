@@ -1,0 +1,177 @@
+"""The language model all four systems share: Qwen2, owned.
+
+Two seams and no third: `Decoder(config, attention=...)` swaps the attention class, and
+`decoder(x, step, between=...)` calls a function after each layer. What a layer needs besides its input
+travels in one explicit `Step`. Equal to transformers' Qwen2 (tests/parts/test_qwen2.py).
+
+Letters: B batch, S sequence, N keys, D width, H heads, K key/value heads, E head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from longtake.parts.attention import attend, attend_masked, last_row_weights
+from longtake.parts.layers import Linear, RMSNorm
+from longtake.parts.rope import RopeTable, frequencies, rope_table, rotate
+
+MLP_CHUNK = 4096
+"""Tokens the MLP handles at a time without gradients; its inner width is 5x the model's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """Sizes of the decoder."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp: int
+    vocab: int
+    eps: float
+    rope_theta: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """Everything a layer needs besides its input."""
+
+    positions_BS: Tensor
+    """Position of each token of this call, int64."""
+    cache: Cache | None = None
+    """Keys and values of the tokens before; this call's are appended."""
+    mask_BSN: Tensor | None = None
+    """Which keys each query may see (true); None is plain causal."""
+    observe: Callable[[int, Tensor], None] | None = None
+    """Called with (layer, the last query's attention [B, H, N]) where evidence is wanted."""
+
+
+Between = Callable[[int, Tensor, Step], tuple[Tensor, Step]]
+"""Called after each layer with (layer, x_BSD, step); returns what the next layer gets."""
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with biases on q, k and v."""
+
+    def __init__(self, config: DecoderConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.head_dim = layer, config.head_dim
+        queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        self.q_proj = Linear(config.hidden, queries)
+        self.k_proj = Linear(config.hidden, keys)
+        self.v_proj = Linear(config.hidden, keys)
+        self.o_proj = Linear(queries, config.hidden, bias=False)
+
+    def forward(self, x_BSD: Tensor, step: Step, table: RopeTable) -> Tensor:
+        """[B, S, D] -> [B, S, D]; appends this call's keys and values to the cache."""
+        q, k, v = (
+            proj(x_BSD).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        q, k = rotate(q, table), rotate(k, table)
+        if step.cache is not None:
+            k, v = step.cache.update(k, v, self.layer)
+        if step.observe is not None:
+            step.observe(self.layer, last_row_weights(q, k))
+        if step.mask_BSN is None:
+            out = attend(q, k, v)
+        else:
+            out = attend_masked(q, k, v, step.mask_BSN)
+        return self.o_proj(out.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.gate_proj = Linear(config.hidden, config.mlp, bias=False)
+        self.up_proj = Linear(config.hidden, config.mlp, bias=False)
+        self.down_proj = Linear(config.mlp, config.hidden, bias=False)
+
+    def forward(self, x_BSD: Tensor) -> Tensor:
+        """[B, S, D] -> [B, S, D], in pieces along S when no gradients are needed."""
+        if torch.is_grad_enabled() or x_BSD.shape[1] <= MLP_CHUNK:
+            return self._whole(x_BSD)
+        return torch.cat([self._whole(piece) for piece in x_BSD.split(MLP_CHUNK, 1)], dim=1)
+
+    def _whole(self, x_BSD: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x_BSD)) * self.up_proj(x_BSD))
+
+
+class Layer(GradientCheckpointingLayer):
+    """One decoder layer."""
+
+    def __init__(self, config: DecoderConfig, attention: nn.Module) -> None:
+        super().__init__()
+        self.self_attn = attention
+        self.mlp = MLP(config)
+        self.input_layernorm = RMSNorm(config.hidden, config.eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden, config.eps)
+
+    def forward(self, x_BSD: Tensor, step: Step, table: RopeTable) -> Tensor:
+        """[B, S, D] -> [B, S, D]."""
+        x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), step, table)
+        return x_BSD + self.mlp(self.post_attention_layernorm(x_BSD))
+
+
+class Decoder(nn.Module):
+    """Embedding, layers and final norm; the head belongs to the model."""
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        attention: Callable[[DecoderConfig, int], nn.Module] = Attention,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab, config.hidden)
+        self.layers = nn.ModuleList(
+            Layer(config, attention(config, layer)) for layer in range(config.layers)
+        )
+        self.norm = RMSNorm(config.hidden, config.eps)
+
+    def forward(self, x_BSD: Tensor, step: Step, between: Between | None = None) -> Tensor:
+        """[B, S, D] embeddings -> [B, S, D] normed features (S shrinks if `between` drops tokens)."""
+        table = self.table(step, x_BSD.dtype)
+        for index, layer in enumerate(self.layers):
+            x_BSD = layer(x_BSD, step, table)
+            if between is not None:
+                before = step.positions_BS
+                x_BSD, step = between(index, x_BSD, step)
+                if step.positions_BS is not before:
+                    table = self.table(step, x_BSD.dtype)
+        normed: Tensor = self.norm(x_BSD)
+        return normed
+
+    def table(self, step: Step, dtype: torch.dtype) -> RopeTable:
+        """Rotary tables of the step's positions."""
+        # not a buffer: casting the model to half precision would cast it too and lose long positions
+        plain = frequencies(self.config.head_dim, self.config.rope_theta)
+        return rope_table(step.positions_BS, plain.to(step.positions_BS.device), dtype)
+
+
+def decoder_config(published: dict[str, Any], theta: float) -> DecoderConfig:
+    """Sizes from the fields of a published Qwen2-family config.json."""
+    heads = int(published["num_attention_heads"])
+    return DecoderConfig(
+        hidden=int(published["hidden_size"]),
+        layers=int(published["num_hidden_layers"]),
+        heads=heads,
+        kv_heads=int(published.get("num_key_value_heads") or heads),
+        head_dim=int(published.get("head_dim") or published["hidden_size"] // heads),
+        mlp=int(published["intermediate_size"]),
+        vocab=int(published["vocab_size"]),
+        eps=float(published.get("rms_norm_eps", 1e-6)),
+        rope_theta=theta,
+    )
