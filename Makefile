@@ -1,0 +1,57 @@
+# Everything runs in .venv, which `make venv` builds from constraints.txt; the other targets build it first.
+#   PYTHON=python3.12 make venv      another interpreter (3.11 to 3.13)
+#   TORCH_INDEX=<url> make venv      take torch from another index, e.g. one that serves CPU wheels
+#   ARGS="-k shape -x" make test     more arguments for pytest
+
+SHELL := /bin/bash
+PYTHON ?= python3
+TORCH_INDEX ?=
+ARGS ?=
+
+PY := .venv/bin/python
+STAMP := .venv/.longtake-installed
+PIP := $(PY) -m pip --disable-pip-version-check
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+
+.PHONY: help venv demo test test-all lint bench clean
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r name what; \
+	    do printf '  make %-9s %s\n' "$$name" "$$what"; done
+
+venv: $(STAMP)  ## build .venv (again when pyproject.toml or constraints.txt changed)
+
+# The stamp is written last, so an interrupted install is finished by the next call. __init__.py holds the version.
+$(STAMP): pyproject.toml constraints.txt src/longtake/__init__.py
+	@command -v "$(PYTHON)" >/dev/null || { echo "make: no '$(PYTHON)' found; name one with PYTHON=/path/to/python" >&2; exit 1; }
+	@"$(PYTHON)" -c '$(SUPPORTED)' || { echo "make: $$("$(PYTHON)" --version) found, but 3.11 to 3.13 is needed; choose with PYTHON=python3.12" >&2; exit 1; }
+	@if ! $(PY) -c 'import pip; $(SUPPORTED)' 2>/dev/null; then \
+	    echo "== .venv: creating with $$("$(PYTHON)" --version)"; "$(PYTHON)" -m venv --clear .venv; fi
+	@if [ -z "$(TORCH_INDEX)" ] && [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvidia-smi >/dev/null; then \
+	    echo "== no NVIDIA GPU: if torch comes with gigabytes of CUDA below, set TORCH_INDEX to an index of CPU wheels"; fi
+	@echo "== torch (the largest part)"
+	@$(PIP) install $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") -c constraints.txt torch
+	@echo "== longtake and the tools to test it"
+	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+test: venv  ## the tests: no GPU, no network, under two minutes on two cores
+	$(PY) -m pytest -m "not slow and not gpu" $(ARGS)
+
+test-all: venv  ## every test; those for a GPU skip themselves where there is none
+	$(PY) -m pytest $(ARGS)
+
+lint: venv  ## formatting, lint, types, import rules
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	.venv/bin/lint-imports
+
+bench: venv  ## every script of benchmarks/, one after another
+	@shopt -s nullglob; set -e; for script in benchmarks/*.py; do \
+	    echo "== $$script"; $(PY) "$$script" $(ARGS); done
+
+clean:  ## remove what the tools and the demo made (keeps .venv)
+	rm -rf build dist demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,71 @@
+"""Watch a long video once, ask it many questions.
+
+The public names below are imported when they are first used, so that `import longtake`,
+`longtake --help` and shell completion stay instant: importing torch takes seconds.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from longtake.api import load
+    from longtake.errors import (
+        CapacityError,
+        CheckpointError,
+        LongtakeError,
+        OptionError,
+        PromptError,
+        StoreError,
+        VideoError,
+    )
+    from longtake.types import Answer, Frames, Memory, Options, VisualTokens
+    from longtake.video.decode import open_video
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "load": "longtake.api",
+    "open_video": "longtake.video.decode",
+    "Answer": "longtake.types",
+    "Frames": "longtake.types",
+    "Memory": "longtake.types",
+    "Options": "longtake.types",
+    "VisualTokens": "longtake.types",
+    "LongtakeError": "longtake.errors",
+    "VideoError": "longtake.errors",
+    "CheckpointError": "longtake.errors",
+    "PromptError": "longtake.errors",
+    "CapacityError": "longtake.errors",
+    "OptionError": "longtake.errors",
+    "StoreError": "longtake.errors",
+}
+
+__all__ = [
+    "Answer",
+    "CapacityError",
+    "CheckpointError",
+    "Frames",
+    "LongtakeError",
+    "Memory",
+    "OptionError",
+    "Options",
+    "PromptError",
+    "StoreError",
+    "VideoError",
+    "VisualTokens",
+    "__version__",
+    "load",
+    "open_video",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'longtake' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
