@@ -8,6 +8,8 @@ Letters: T frames, P patches, B batch, S sequence, D width, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -42,6 +44,19 @@ class LongtakeConfig(PreTrainedConfig):
         return config
 
 
+@dataclass(frozen=True, kw_only=True)
+class Blueprint:
+    """What a system's model is made of; factories, so that it can be built without memory first."""
+
+    tower: Callable[[], nn.Module]
+    projector: Callable[[], nn.Module]
+    decoder: Callable[[], nn.Module]
+    sizes: DecoderConfig
+    """The decoder's sizes."""
+    tied: bool = False
+    """The head is the embedding."""
+
+
 class LongtakeModel(PreTrainedModel, GenerationMixin):
     """A vision tower whose features a language model reads."""
 
@@ -53,17 +68,11 @@ class LongtakeModel(PreTrainedModel, GenerationMixin):
     _no_split_modules = ["Layer", "Block"]
     _supports_sdpa = True
 
-    def __init__(
-        self,
-        config: LongtakeConfig,
-        tower: nn.Module | ViTConfig,
-        projector: nn.Module,
-        decoder: DecoderConfig | nn.Module,
-    ) -> None:
+    def __init__(self, config: LongtakeConfig, blueprint: Blueprint) -> None:
         super().__init__(config)
-        self.tower = ViT(tower) if isinstance(tower, ViTConfig) else tower
-        self.projector = projector
-        self.decoder = Decoder(decoder) if isinstance(decoder, DecoderConfig) else decoder
+        self.tower = blueprint.tower()
+        self.projector = blueprint.projector()
+        self.decoder = blueprint.decoder()
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.usable_vocab = config.vocab_size
         """Rows of the head that stand for a token; published heads are padded with untrained rows."""
@@ -148,12 +157,21 @@ def padding_mask(attention_mask_BN: Tensor | None, queries: int) -> Tensor | Non
     return seen | itself
 
 
-def build(
+def blueprint(
     tower: ViTConfig, decoder: DecoderConfig, depth: int = 2, tied: bool = False
-) -> LongtakeModel:
-    """A model with random weights of these sizes (training from scratch, tests)."""
-    config = LongtakeConfig.of(decoder, tied)
-    projector = Projector(tower.hidden, decoder.hidden, depth)
-    model = LongtakeModel(config, tower, projector, decoder)
+) -> Blueprint:
+    """The common case: a ViT, a projector of `depth` linears and a Qwen2 decoder."""
+    return Blueprint(
+        tower=lambda: ViT(tower),
+        projector=lambda: Projector(tower.hidden, decoder.hidden, depth),
+        decoder=lambda: Decoder(decoder),
+        sizes=decoder,
+        tied=tied,
+    )
+
+
+def build(plan: Blueprint) -> LongtakeModel:
+    """A model with random weights (training from scratch, tests)."""
+    model = LongtakeModel(LongtakeConfig.of(plan.sizes, plan.tied), plan)
     model.tie_weights()
     return model

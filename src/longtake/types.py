@@ -115,9 +115,7 @@ class Options:
         if self.top_k < 0:
             raise OptionError(f"top_k must be 0 (off) or more, got {self.top_k}")
         if not 0.0 < self.repetition_penalty < float("inf"):
-            raise OptionError(
-                f"repetition_penalty must be positive, got {self.repetition_penalty}"
-            )
+            raise OptionError(f"repetition_penalty must be positive, got {self.repetition_penalty}")
         if any(not text for text in self.stop):
             raise OptionError("an empty stop text would end every answer at once")
 
@@ -132,6 +130,8 @@ class Span:
     """Seconds; the next sampled frame's time, or the end of the video."""
     weight: float
     """Share of the answer's attention over the frames that falls here, 0 to 1."""
+    visual: int = 0
+    """Which of the memory's videos or images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +198,8 @@ class Entry:
     """One past the last token."""
     seconds: float
     """When it is shown; 0.0 for images."""
+    visual: int = 0
+    """Which of the memory's videos or images it belongs to."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -210,8 +212,8 @@ class Memory:
     """Tokens held: the prompt's head and the visuals."""
     entries: tuple[Entry, ...]
     """One per frame or image crop group, in order."""
-    duration: float
-    """Seconds of the video (0.0 without one); ends the last span."""
+    durations: tuple[float, ...]
+    """Seconds of each video (0.0 for an image)."""
     system: str
     """Name of the system that watched."""
     fingerprint: str

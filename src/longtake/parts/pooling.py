@@ -1,12 +1,14 @@
 """Grid pooling. T frames, P patches per frame (a square grid, row-major), Q pooled patches, D width."""
 
 import math
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from longtake.errors import PromptError
+from longtake.types import VisualTokens
 
 PoolMode = Literal["average", "max"]
 
@@ -20,7 +22,31 @@ def grid_pool(features_TPD: Tensor, stride: int, mode: PoolMode = "average") -> 
     if side * side != features_TPD.shape[1]:
         raise PromptError(f"grid_pool needs a square grid, got {features_TPD.shape[1]} patches")
     if not 1 <= stride <= side:
-        raise PromptError(f"grid_pool stride must be 1..{side} for a {side}x{side} grid, got {stride}")
+        raise PromptError(
+            f"grid_pool stride must be 1..{side} for a {side}x{side} grid, got {stride}"
+        )
     grid_TDHW = features_TPD.unflatten(1, (side, side)).permute(0, 3, 1, 2)
     pool = F.avg_pool2d if mode == "average" else F.max_pool2d
     return pool(grid_TDHW, stride).flatten(2).transpose(1, 2)
+
+
+def pool_frames(
+    stride: int, mode: PoolMode = "average"
+) -> Callable[[Iterator[VisualTokens]], Iterator[VisualTokens]]:
+    """A compressor that grid-pools each frame as it comes (LongVA, section 3.2: 576 -> 144 tokens)."""
+
+    def compress(stream: Iterator[VisualTokens]) -> Iterator[VisualTokens]:
+        for tokens in stream:
+            patches = tokens.counts[0]
+            if set(tokens.counts) != {patches}:
+                raise PromptError(
+                    f"frames of a chunk differ in patches: {sorted(set(tokens.counts))}"
+                )
+            pooled_TQD = grid_pool(tokens.features_ND.unflatten(0, (-1, patches)), stride, mode)
+            yield VisualTokens(
+                features_ND=pooled_TQD.flatten(0, 1),
+                counts=(pooled_TQD.shape[1],) * len(tokens.counts),
+                seconds=tokens.seconds,
+            )
+
+    return compress

@@ -1,0 +1,199 @@
+"""Weights of published folders: load strictly, save back under the published names.
+
+Only safetensors are opened. Names are mapped by a system's table of (published prefix, own prefix); a name
+that is missing, left over or of another shape raises.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import nn
+from transformers.utils import logging as transformers_logging
+
+from longtake.errors import CheckpointError
+from longtake.folder import DTYPES, Folder, read_json
+from longtake.model import Blueprint, LongtakeConfig, LongtakeModel
+
+Keys = Sequence[tuple[str, str]]
+"""(published prefix, own prefix) pairs; the first that fits a name renames it."""
+
+
+def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every published tensor, from the safetensors headers alone."""
+    files = weight_files(path)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                shapes |= {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"{file} is not a whole safetensors file ({error}); download it again"
+            ) from error
+    return shapes
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The safetensors files of a folder, by its index where there is one."""
+    index = path / "model.safetensors.index.json"
+    if index.exists():
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise CheckpointError(f"{index} has no weight_map")
+        files = [path / name for name in sorted(set(weight_map.values()))]
+    else:
+        files = [path / "model.safetensors"]
+    for file in files:
+        if not file.is_file():
+            hint = "; only safetensors are read" if any(path.glob("*.bin")) else ""
+            raise CheckpointError(f"{path} lacks {file.name}{hint}")
+    return files
+
+
+def rename(name: str, keys: Keys) -> str:
+    """A published weight name in our spelling."""
+    for published, own in keys:
+        if name.startswith(published):
+            return own + name.removeprefix(published)
+    return name
+
+
+def check_names(
+    shapes: Mapping[str, tuple[int, ...]],
+    model: LongtakeModel,
+    keys: Keys,
+    ignored: Sequence[str],
+    absent: tuple[str, ...] = (),
+) -> None:
+    """Raise CheckpointError unless the published names and shapes are just what the model needs.
+
+    `ignored`: anchored patterns of published names that are expected and unused.
+    """
+    tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
+    needed = {
+        name: tuple(weight.shape)
+        for name, weight in model.state_dict().items()
+        if not name.startswith(absent or "\n")
+    }
+    leftovers = re.compile("|".join(ignored) or r"(?!)")
+    found = {
+        rename(name, keys): shape for name, shape in shapes.items() if not leftovers.match(name)
+    }
+    problems = [
+        ("missing", sorted(needed.keys() - found.keys() - tied)),
+        ("unexpected", sorted(found.keys() - needed.keys())),
+        (
+            "of another shape",
+            sorted(n for n in needed.keys() & found.keys() if needed[n] != found[n]),
+        ),
+    ]
+    told = [
+        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for what, names in problems
+        if names
+    ]
+    if told:
+        raise CheckpointError(f"the weights do not fit the config: {'; '.join(told)}")
+
+
+def load_model(
+    folder: Folder,
+    plan: Blueprint,
+    keys: Keys,
+    ignored: Sequence[str],
+    device: torch.device,
+    dtype: torch.dtype | None,
+    absent: tuple[str, ...] = (),
+) -> LongtakeModel:
+    """Load a published folder strictly. `dtype` None keeps the stored one.
+
+    `absent`: own prefixes that the folder does not hold; the caller loads them. Raises CheckpointError on any missing, unexpected or mismatched name, and on damaged files.
+    """
+    config = LongtakeConfig.of(plan.sizes, plan.tied)
+    with torch.device("meta"):
+        skeleton = LongtakeModel(config, plan)
+    check_names(weight_shapes(folder.path), skeleton, keys, ignored, absent)
+    quiet = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        model, info = LongtakeModel.from_pretrained(
+            folder.path,
+            plan,
+            config=config,
+            key_mapping={f"^{re.escape(published)}": own for published, own in keys},
+            dtype=dtype or stored_dtype(folder),
+            output_loading_info=True,
+            use_safetensors=True,
+            local_files_only=True,
+        )
+    finally:
+        transformers_logging.set_verbosity(quiet)
+    unset = [
+        name
+        for name in info["missing_keys"]
+        if not name.startswith(absent or "\n") and not (plan.tied and name == "lm_head.weight")
+    ]
+    if unset or info["mismatched_keys"]:
+        raise CheckpointError(f"the loader left {len(unset)} weights of {folder.path} unset")
+    loaded: LongtakeModel = model.to(device).eval()
+    return loaded
+
+
+def stored_dtype(folder: Folder) -> torch.dtype:
+    """The dtype that config.json states, else fp32."""
+    return DTYPES.get(
+        str(folder.config.get("torch_dtype", folder.config.get("dtype"))), torch.float32
+    )
+
+
+def load_part(part: nn.Module, path: Path, keys: Keys, ignored: Sequence[str]) -> None:
+    """Load one part (a stand-alone tower) from its own folder, strictly."""
+    leftovers = re.compile("|".join(ignored) or r"(?!)")
+    weights = {
+        rename(name, keys): weight
+        for file in weight_files(path)
+        for name, weight in load_file(file).items()
+        if not leftovers.match(name)
+    }
+    try:
+        part.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        first = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"the weights of {path} do not fit: {first}") from error
+
+
+def published_state(model: LongtakeModel, keys: Keys) -> dict[str, torch.Tensor]:
+    """The weights under their published names; a tied head is left out, as published."""
+    back = [(own, published) for published, own in keys]
+    tied = model.config.tie_word_embeddings
+    return {
+        rename(name, back): weight
+        for name, weight in model.state_dict().items()
+        if not (tied and name == "lm_head.weight")
+    }
+
+
+def save_model(model: LongtakeModel, keys: Keys, config: Mapping[str, Any], target: Path) -> None:
+    """Write weights (sharded safetensors) and config.json in the published layout.
+
+    Written aside and renamed file by file, so that a reader never sees half a file.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as aside:
+        save_torch_state_dict(published_state(model, keys), aside)
+        text = json.dumps(dict(config), indent=2) + "\n"
+        (Path(aside) / "config.json").write_text(text, encoding="utf-8")
+        for file in sorted(Path(aside).iterdir()):
+            shutil.move(file, target / file.name)

@@ -1,0 +1,174 @@
+"""Prefill and decode: run a model over a stream of embeddings, then write an answer.
+
+Prefill takes embeddings in blocks as they arrive and keeps only keys and values; the head is applied to
+the last position alone (a 7B model's logits for every position of 256 frames would be 22 GB).
+
+Letters: S sequence, D width, V vocabulary, B batch, H heads, N keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from longtake.errors import PromptError
+from longtake.model import LongtakeModel
+from longtake.parts.cache import GrowingCache
+from longtake.parts.qwen2 import Step
+from longtake.parts.sampling import choose
+from longtake.parts.splice import rechunk
+from longtake.parts.text import TextStream
+from longtake.types import Entry, Options, Span
+
+PREFILL_BLOCK = {"cpu": 1024}
+"""Tokens per prefill block; bounds the workspace at about block x (5 D + H x E) numbers."""
+
+PREFILL_BLOCK_GPU = 4096
+
+
+class Observer:
+    """Adds up how much the answer's tokens look at each frame.
+
+    For every answer token, layer and head, the attention that falls on a frame's tokens is summed; these sums
+    are added over tokens, layers and heads. Only one query row exists at a time, never an attention matrix.
+    """
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self.entries = tuple(entries)
+        self.mass_T = torch.zeros(len(entries), dtype=torch.float64)
+        self._starts_T = torch.tensor([entry.start for entry in entries], dtype=torch.int64)
+        self._stops_T = torch.tensor([entry.stop for entry in entries], dtype=torch.int64)
+
+    def __call__(self, layer: int, weights_BHN: Tensor) -> None:
+        """Called by each layer with the last query's attention."""
+        summed = weights_BHN.sum((0, 1), dtype=torch.float64).cpu().cumsum(0)
+        summed = torch.cat([summed.new_zeros(1), summed])
+        self.mass_T += summed[self._stops_T] - summed[self._starts_T]
+
+    def spans(self, durations: Sequence[float], most: int = 5) -> tuple[Span, ...]:
+        """Runs of frames that stand out, heaviest first; `durations` (s) end each video's last frame.
+
+        A frame stands out if it holds at least a quarter of the heaviest frame's share and twice the average
+        share. Weights are shares of the attention on all frames.
+        """
+        total = float(self.mass_T.sum())
+        if not self.entries or total <= 0.0:
+            return ()
+        share = (self.mass_T / total).tolist()
+        bar = min(max(max(share) / 4, 2 / len(share)), max(share))
+        runs: list[Span] = []
+        follows = False
+        for place, (entry, weight) in enumerate(zip(self.entries, share, strict=True)):
+            if weight < bar:
+                follows = False
+                continue
+            span = Span(
+                start=entry.seconds,
+                end=self._end(place, durations),
+                weight=weight,
+                visual=entry.visual,
+            )
+            if follows and runs[-1].visual == span.visual:
+                last = runs.pop()
+                span = replace(span, start=last.start, weight=last.weight + weight)
+            runs.append(span)
+            follows = True
+        return tuple(sorted(runs, key=lambda span: -span.weight)[:most])
+
+    def _end(self, place: int, durations: Sequence[float]) -> float:
+        """When the next frame of the same video is shown, or that video's end."""
+        entry = self.entries[place]
+        if place + 1 < len(self.entries) and self.entries[place + 1].visual == entry.visual:
+            return self.entries[place + 1].seconds
+        return max(entry.seconds, durations[entry.visual])
+
+
+@torch.no_grad()
+def prefill(
+    model: LongtakeModel,
+    stream: Iterator[Tensor],
+    cache: GrowingCache,
+    *,
+    progress: Callable[[int], None] | None = None,
+    observe: Observer | None = None,
+) -> Tensor:
+    """Feed embeddings [S_i, D] in order; returns the features [D] of the last position.
+
+    Positions go on from the cache's length. `observe` sees the last position only. Raises PromptError if
+    the stream is empty.
+    """
+    last: Tensor | None = None
+    block = PREFILL_BLOCK.get(model.device.type, PREFILL_BLOCK_GPU)
+    for chunk, more in with_next(rechunk(stream, block)):
+        past = cache.get_seq_length()
+        positions = torch.arange(past, past + len(chunk), device=chunk.device)[None]
+        watch = observe if not more else None
+        step = Step(positions_BS=positions, cache=cache, observe=watch)
+        last = model.decoder(chunk[None].to(model.compute_dtype), step)[0, -1]
+        if progress is not None:
+            progress(past + len(chunk))
+    if last is None:
+        raise PromptError("there is nothing to read: the prompt has no tokens")
+    return last
+
+
+def with_next(stream: Iterator[Tensor]) -> Iterator[tuple[Tensor, bool]]:
+    """Each item and whether another follows."""
+    held: Tensor | None = None
+    for item in stream:
+        if held is not None:
+            yield held, True
+        held = item
+    if held is not None:
+        yield held, False
+
+
+@dataclass(kw_only=True)
+class Written:
+    """What came out of a decode loop."""
+
+    ids: list[int] = field(default_factory=list)
+    finish: Literal["stop", "length", "cancelled"] = "length"
+    stream: TextStream
+
+
+@torch.no_grad()
+def write(
+    model: LongtakeModel,
+    features_D: Tensor,
+    cache: GrowingCache,
+    options: Options,
+    *,
+    end_ids: Collection[int],
+    decode: Callable[[Sequence[int]], str],
+    observe: Observer | None = None,
+) -> Written:
+    """Write tokens after the position whose features are given, until an end id, a stop text or the limit.
+
+    The end id, where one is written, is part of the ids.
+    """
+    out = Written(stream=TextStream(decode, options.stop))
+    generator = torch.Generator().manual_seed(options.seed)
+    show = options.on_text or (lambda _: None)
+    while len(out.ids) < options.max_new_tokens:
+        if options.cancelled is not None and options.cancelled():
+            out.finish = "cancelled"
+            break
+        token = choose(model.logits(features_D), out.ids, options, generator)
+        out.ids.append(token)
+        if token in end_ids:
+            out.finish = "stop"
+            break
+        show(out.stream.push(token))
+        if out.stream.stopped:
+            out.finish = "stop"
+            break
+        if len(out.ids) < options.max_new_tokens:
+            one = model.embed(torch.tensor([token], device=features_D.device))
+            features_D = prefill(model, iter([one]), cache, observe=observe)
+    show(out.stream.finish())
+    return out

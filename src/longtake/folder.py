@@ -1,0 +1,202 @@
+"""A published model folder: finding it, its configs, its tokenizer, and the tower it names.
+
+Only JSON and tokenizer files are read here; code in a folder is never run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+from transformers import AutoTokenizer, PreTrainedConfig
+
+from longtake.errors import CheckpointError, OptionError
+from longtake.parts.clip import KNOWN
+
+HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    """A model folder, read but not loaded."""
+
+    path: Path
+    config: Mapping[str, Any]
+    """config.json."""
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    """generation_config.json, empty if there is none."""
+
+
+def find(name: str) -> Path:
+    """A local folder, or a hub id that is looked up in the cache and then on the hub.
+
+    Raises CheckpointError if there is neither.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
+        what = "is a file" if path.exists() else "does not exist"
+        raise CheckpointError(f"model {name!r} {what}; expected a folder or a hub id 'owner/name'")
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        pass
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise CheckpointError(f"no folder and no hub repository is called {name!r}") from error
+    except OSError as error:
+        raise CheckpointError(
+            f"no folder is called {name!r} and the hub cannot be reached "
+            f"({type(error).__name__}); download it first and give its folder"
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """One JSON object. Raises CheckpointError in one line if it is missing or broken."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path.parent} holds no {path.name}; is it a model folder?"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds a {type(value).__name__}, expected a JSON object")
+    return value
+
+
+def read_folder(path: Path) -> Folder:
+    """config.json and, where there is one, generation_config.json."""
+    generation = path / "generation_config.json"
+    return Folder(
+        path=path,
+        config=read_json(path / "config.json"),
+        generation=read_json(generation) if generation.exists() else {},
+    )
+
+
+def pick_dtype(name: str) -> torch.dtype | None:
+    """A dtype by name; None for "auto" (as stored). Raises OptionError for another name."""
+    if name == "auto":
+        return None
+    if name not in DTYPES:
+        raise OptionError(f"dtype {name!r} is unknown; choose auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def pick_device(name: str) -> torch.device:
+    """A device by name; "auto" is CUDA where there is one. Raises OptionError if it is not usable."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise OptionError(f"device {name!r} cannot be used here ({reason}); try cpu") from error
+    return device
+
+
+class Tokenizer(Protocol):
+    """What a system asks of a tokenizer."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Token ids of a text."""
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """Text of token ids."""
+
+    def __len__(self) -> int:
+        """Tokens, the added ones included."""
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """The folder's tokenizer. Raises CheckpointError in one line if it is missing or broken."""
+    try:
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
+            path,
+            # a config of ours, or it would look into the folder's and warn that it knows no such model
+            config=PreTrainedConfig(),
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise CheckpointError(f"the tokenizer of {path} cannot be read ({reason[0]})") from error
+    return tokenizer
+
+
+def end_ids(folder: Folder, tokenizer: Tokenizer) -> frozenset[int]:
+    """Ids that end an answer, by generation_config.json, else config.json.
+
+    Raises CheckpointError if neither names one.
+    """
+    ids = folder.generation.get("eos_token_id", folder.config.get("eos_token_id"))
+    ids = [ids] if isinstance(ids, int) else ids
+    if not ids or not all(isinstance(one, int) for one in ids):
+        raise CheckpointError(f"{folder.path} names no eos_token_id, so no answer would end")
+    return frozenset(ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowerFiles:
+    """A stand-alone vision tower: its config and processor, and where its weights would be."""
+
+    config: Mapping[str, Any]
+    pixels: Mapping[str, Any]
+    """preprocessor_config.json."""
+    path: Path | None
+    """Its folder; None for a tower known by name."""
+
+    def weights(self) -> Path:
+        """The folder to load weights from. Raises CheckpointError if there is none."""
+        if self.path is None:
+            raise CheckpointError(
+                "the checkpoint holds no vision tower weights; give the tower's folder as vision_tower"
+            )
+        return self.path
+
+
+def find_tower(folder: Folder, given: str | None) -> TowerFiles:
+    """The tower a checkpoint names: the one given, else its vision_tower/ folder, else by name.
+
+    Raises CheckpointError if it cannot be found.
+    """
+    beside = folder.path / "vision_tower"
+    name = str(folder.config.get("mm_vision_tower"))
+    if given is None and (beside / "config.json").exists():
+        return read_tower(beside)
+    if given is None and name in KNOWN:
+        config, pixels = KNOWN[name]
+        return TowerFiles(config=config, pixels=pixels, path=None)
+    return read_tower(find(given or name))
+
+
+def read_tower(path: Path) -> TowerFiles:
+    """A tower's folder."""
+    return TowerFiles(
+        config=read_json(path / "config.json"),
+        pixels=read_json(path / "preprocessor_config.json"),
+        path=path,
+    )
+
+
+def require(field_name: str, value: object, choices: Sequence[object]) -> None:
+    """Raise CheckpointError unless a config's field has one of these values."""
+    if value not in choices:
+        named = ", ".join(repr(choice) for choice in choices if choice is not None)
+        raise CheckpointError(f"config.json: {field_name} is {value!r}, expected {named}")

@@ -1,0 +1,50 @@
+"""Prompt templates as data. The published prompts are strings, so these are too."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+PLACEHOLDER = "<image>"
+"""Where a visual goes in a prompt, as all four originals write it."""
+
+Turn = tuple[str, str]
+"""A question and its answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """A chat format: what stands before and after each role's words."""
+
+    system: str
+    user: str
+    end: str
+    assistant: str
+
+    def head(self) -> str:
+        """Everything before the first user's words."""
+        return self.system + self.user
+
+    def tail(self, question: str, history: Sequence[Turn] = ()) -> str:
+        """Everything from the first user's words to the place where the answer starts."""
+        earlier = "".join(
+            f"{asked}{self.end}{self.assistant}{answered}{self.end}{self.user}"
+            for asked, answered in history
+        )
+        return f"{earlier}{question}{self.end}{self.assistant}"
+
+    def prompt(self, question: str, history: Sequence[Turn] = ()) -> str:
+        """The whole prompt."""
+        return self.head() + self.tail(question, history)
+
+
+QWEN_1_5 = Template(
+    system="<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n",
+    user="<|im_start|>user\n",
+    end="<|im_end|>\n",
+    assistant="<|im_start|>assistant\n",
+)
+"""ChatML with Qwen's system prompt: `qwen_1_5` of the LLaVA family."""
+
+
+def visuals_prefix(count: int) -> str:
+    """Placeholders in front of a question: joined by a space, then a newline; empty for none."""
+    return " ".join([PLACEHOLDER] * count) + "\n" if count else ""

@@ -1,0 +1,133 @@
+"""From sources to one stream of embeddings, chunk by chunk, noting where each frame lands.
+
+Nothing here holds more than a few chunks: a video's frames are decoded and resized on a thread while the
+tower and the language model work on the chunk before.
+
+Letters: T frames, C channels, H W pixels, N visual tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from longtake.parts.splice import entries_of
+from longtake.types import Entry, Frames, VisualTokens
+from longtake.video.decode import Video
+from longtake.video.prefetch import ahead
+from longtake.video.source import Held, Source, open_source
+
+CHUNK = 16
+"""Frames decoded, resized and encoded at a time."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, done, total); stages are "decode", "encode" (frames) and "prefill" (tokens)."""
+
+Fitted = tuple[Tensor, tuple[float, ...]]
+"""Resized and cropped bytes [T, 3, h, w] and the frames' times in seconds."""
+
+
+class Eye(Protocol):
+    """What reading asks of a system."""
+
+    @property
+    def sample(self) -> Callable[[int, int], Sequence[int]]:
+        """(frames of the video, frames wanted) -> indices."""
+
+    @property
+    def compress(self) -> Callable[[Iterator[VisualTokens]], Iterator[VisualTokens]]:
+        """Between projector and language model."""
+
+    def fit(self, frames: Iterator[Frames]) -> Iterator[Fitted]:
+        """Resize and crop; runs on a thread."""
+
+    def see(self, fitted: Iterator[Fitted]) -> Iterator[VisualTokens]:
+        """Tower and projector."""
+
+    def see_image(self, image_CHW: Tensor) -> VisualTokens:
+        """All tokens of one still image."""
+
+    def embed_text(self, text: str) -> Tensor:
+        """A stretch of prompt, embedded."""
+
+
+@dataclass(kw_only=True)
+class Reader:
+    """Reads sources in order; afterwards its fields say what was read."""
+
+    eye: Eye
+    num: int
+    """Frames wanted of each video."""
+    progress: Progress
+    entries: list[Entry] = field(default_factory=list)
+    durations: list[float] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    patches: int = 0
+    """Tower tokens before compression."""
+    place: int = 0
+    """Tokens given out so far."""
+    expected: int = 0
+    """Tokens there will be, once known well enough for a progress bar."""
+
+    def stream(self, head: str, sources: Sequence[Source]) -> Iterator[Tensor]:
+        """Embeddings [S_i, D]: the prompt's head, then each source's tokens, a space between sources."""
+        yield self._text(head)
+        for visual, source in enumerate(sources):
+            if visual:
+                yield self._text(" ")
+            for tokens in self._tokens(source):
+                self.entries += entries_of(tokens, self.place, visual)
+                self.place += len(tokens.features_ND)
+                yield tokens.features_ND
+
+    def prefilled(self, tokens: int) -> None:
+        """Report how far the language model has read."""
+        self.progress("prefill", tokens, max(tokens, self.expected))
+
+    def _text(self, text: str) -> Tensor:
+        embedded = self.eye.embed_text(text)
+        self.place += len(embedded)
+        return embedded
+
+    def _tokens(self, source: Source) -> Iterator[VisualTokens]:
+        opened = open_source(source)
+        if isinstance(opened, Tensor):
+            tokens = self.eye.see_image(opened)
+            self.durations.append(0.0)
+            self.patches += len(tokens.features_ND)
+            yield tokens
+            return
+        try:
+            yield from self._video(opened)
+        finally:
+            if opened is not source:
+                opened.close()
+
+    def _video(self, video: Video | Held) -> Iterator[VisualTokens]:
+        indices = list(self.eye.sample(video.frames, self.num))
+        self.durations.append(video.duration)
+        self.warnings += video.warnings
+        frames = self._count(video.read(indices, chunk=CHUNK), len(indices))
+        before, start = len(self.entries), self.place
+        with ahead(self.eye.fit(frames)) as fitted:
+            for tokens in self.eye.compress(self._counted(self.eye.see(fitted))):
+                yield tokens
+                done = len(self.entries) - before
+                self.expected = start + (self.place - start) * len(indices) // max(done, 1)
+                self.progress("encode", done, len(indices))
+
+    def _count(self, frames: Iterator[Frames], total: int) -> Iterator[Frames]:
+        """Report decoding; runs on the thread that decodes."""
+        done = 0
+        for chunk in frames:
+            done += len(chunk)
+            self.progress("decode", done, total)
+            yield chunk
+
+    def _counted(self, stream: Iterator[VisualTokens]) -> Iterator[VisualTokens]:
+        for tokens in stream:
+            self.patches += len(tokens.features_ND)
+            yield tokens

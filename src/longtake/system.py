@@ -1,0 +1,252 @@
+"""The flow from a file to an answer, written once; a system overrides what is its own.
+
+    path --open--> Video --sample--> Frames --fit--> bytes --see--> VisualTokens --compress--> fewer
+         --remember--> Memory --ask--> Answer
+
+Every arrow before `Memory` is an iterator of chunks: an hour of video never sits in memory, and decoding and
+resizing run on a thread beside the tower and the prefill.
+
+Letters: T frames, C channels, H W pixels, P patches, S sequence, D width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from longtake.engine import Observer, Written, prefill, write
+from longtake.errors import OptionError, PromptError
+from longtake.folder import Folder, Tokenizer
+from longtake.model import LongtakeModel
+from longtake.parts.cache import GrowingCache
+from longtake.parts.chat import Template, Turn, visuals_prefix
+from longtake.parts.splice import Piece, embed_pieces, entries_of, pieces_of
+from longtake.parts.text import cut_at_stop
+from longtake.reader import Fitted, Progress, Reader
+from longtake.types import Answer, Entry, Frames, Memory, Options, Stats, VisualTokens
+from longtake.video.pixels import ClipProcessor
+from longtake.video.source import Source
+
+
+def quiet(stage: str, done: int, total: int) -> None:
+    """Show no progress."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class System:
+    """A loaded model and its wiring. Variants are made with `dataclasses.replace`."""
+
+    name: ClassVar[str]
+
+    folder: Folder
+    """Where it came from."""
+    model: LongtakeModel
+    tokenizer: Tokenizer
+    processor: ClipProcessor
+    """How a frame becomes the tower's pixels."""
+    template: Template
+    sample: Callable[[int, int], Sequence[int]]
+    """(frames of the video, frames wanted) -> indices."""
+    compress: Callable[[Iterator[VisualTokens]], Iterator[VisualTokens]]
+    """What happens to a video's tokens between projector and language model."""
+    frames: int
+    """Frames to sample when the caller does not say."""
+    end_ids: frozenset[int]
+    """Token ids that end an answer."""
+
+    # -- watch ------------------------------------------------------------------------------------
+
+    def watch(
+        self,
+        *sources: Source,
+        max_frames: int | None = None,
+        progress: Progress | None = None,
+    ) -> Memory:
+        """Read videos and images once; the memory answers any number of questions.
+
+        `max_frames`: frames sampled from each video, by the published rule. Raises OptionError, VideoError.
+        """
+        num = self.frames if max_frames is None else max_frames
+        if num < 1:
+            raise OptionError(f"max_frames must be at least 1, got {num}")
+        if not sources:
+            raise PromptError("there is nothing to watch; give a video or an image")
+        began = time.perf_counter()
+        reader = Reader(eye=self, num=num, progress=progress or quiet)
+        cache = self.model.new_cache()
+        stream = reader.stream(self.template.head(), sources)
+        prefill(self.model, stream, cache, progress=reader.prefilled)
+        stats = Stats(
+            frames=len(reader.entries),
+            patches=reader.patches,
+            visual_tokens=sum(entry.stop - entry.start for entry in reader.entries),
+            watch_seconds=time.perf_counter() - began,
+            memory_bytes=cache.nbytes,
+            warnings=tuple(reader.warnings),
+        )
+        return Memory(
+            cache=cache,
+            length=cache.get_seq_length(),
+            entries=tuple(reader.entries),
+            durations=tuple(reader.durations),
+            system=self.name,
+            fingerprint=self.fingerprint,
+            stats=stats,
+        )
+
+    def fit(self, frames: Iterator[Frames]) -> Iterator[Fitted]:
+        """Resize and crop frames to bytes [T, 3, h, w] with their times; runs on a thread."""
+        for chunk in frames:
+            yield self.processor.fit(chunk.pixels_TCHW), tuple(chunk.seconds_T.tolist())
+
+    def see(self, fitted: Iterator[Fitted]) -> Iterator[VisualTokens]:
+        """Tower and projector: one entry of P tokens per frame."""
+        for bytes_TCHW, seconds in fitted:
+            features_TPD = self.encode(self.processor.normalise(bytes_TCHW.to(self.model.device)))
+            yield VisualTokens(
+                features_ND=features_TPD.flatten(0, 1),
+                counts=(features_TPD.shape[1],) * len(features_TPD),
+                seconds=seconds,
+            )
+
+    @torch.no_grad()
+    def encode(self, pixels_TCHW: Tensor) -> Tensor:
+        """Normalised pixels [T, 3, h, w] -> projected features [T, P, D]."""
+        return self.model.project(self.model.look(pixels_TCHW))
+
+    def see_image(self, image_CHW: Tensor) -> VisualTokens:
+        """All tokens of one still image."""
+        raise PromptError(f"{self.name} reads no still images")
+
+    # -- ask --------------------------------------------------------------------------------------
+
+    def options(self, **overrides: Any) -> Options:
+        """Greedy decoding with the checkpoint's repetition penalty, changed by `overrides`.
+
+        With a temperature above 0, top_p and top_k come from generation_config.json as well.
+        """
+        published = self.folder.generation
+        fields = {"repetition_penalty": float(published.get("repetition_penalty") or 1.0)}
+        if overrides.get("temperature"):
+            fields["top_p"] = float(published.get("top_p") or 1.0)
+            fields["top_k"] = int(published.get("top_k") or 0)
+        return Options(**{**fields, **overrides})
+
+    def ask(
+        self,
+        memory: Memory | None,
+        question: str,
+        options: Options | None = None,
+        history: Sequence[Turn] = (),
+    ) -> Answer:
+        """Answer a question about a memory, or without one; the memory is left as it was.
+
+        `history`: earlier questions and answers of this conversation. Raises PromptError for an empty question
+        or another system's memory.
+        """
+        if not question.strip():
+            raise PromptError("the question is empty; ask something")
+        options = options or self.options()
+        if memory is None:
+            return self.complete(self.template.prompt(question, history), (), options)
+        if memory.fingerprint != self.fingerprint:
+            raise PromptError(
+                f"this memory was made by {memory.system} with another checkpoint or other options; "
+                "watch the video again"
+            )
+        first = history[0][0] if history else question
+        lead = visuals_prefix(1)[-1:] + first
+        turns = [(lead, history[0][1]), *history[1:]] if history else []
+        text = self.template.tail(question if history else lead, turns)
+        try:
+            return self._answer(memory, iter([self.embed_text(text)]), options)
+        finally:
+            memory.cache.rewind(memory.length)
+
+    def complete(self, prompt: str, visuals: Sequence[VisualTokens], options: Options) -> Answer:
+        """Answer a whole prompt in the template's own words, with `<image>` at each visual."""
+        pieces = self.pieces(prompt, visuals)
+        entries: list[Entry] = []
+        place = 0
+        for piece in pieces:
+            if isinstance(piece, VisualTokens):
+                entries += entries_of(piece, place, len({entry.visual for entry in entries}))
+                place += len(piece.features_ND)
+            else:
+                place += len(piece)
+        empty = Memory(
+            cache=self.model.new_cache(place),
+            length=0,
+            entries=tuple(entries),
+            durations=tuple(max(visual.seconds) for visual in visuals),
+            system=self.name,
+            fingerprint=self.fingerprint,
+        )
+        stream = embed_pieces(pieces, self.model.embed, self.model.device)
+        return self._answer(empty, stream, options)
+
+    def pieces(self, prompt: str, visuals: Sequence[VisualTokens]) -> list[Piece]:
+        """A prompt as token ids and visuals, in order."""
+        return pieces_of(prompt, visuals, self.tokens)
+
+    def tokens(self, text: str) -> tuple[int, ...]:
+        """Token ids of a stretch of prompt."""
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def embed_text(self, text: str) -> Tensor:
+        """A stretch of prompt, embedded: [S, D]."""
+        ids = torch.tensor(self.tokens(text), dtype=torch.int64, device=self.model.device)
+        return self.model.embed(ids).detach()
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Text of ids, special tokens left out."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def _answer(self, memory: Memory, stream: Iterator[Tensor], options: Options) -> Answer:
+        """Prefill what follows the memory and write."""
+        cache = memory.cache
+        if not isinstance(cache, GrowingCache):
+            raise PromptError("this memory holds no keys and values that can be continued")
+        observer = Observer(memory.entries)
+        began = time.perf_counter()
+        features_D = prefill(self.model, stream, cache, observe=observer)
+        asked, prompt_tokens = time.perf_counter(), cache.get_seq_length()
+        out: Written = write(
+            self.model,
+            features_D,
+            cache,
+            options,
+            end_ids=self.end_ids,
+            decode=self.text,
+            observe=observer,
+        )
+        stats = replace(
+            memory.stats,
+            prompt_tokens=prompt_tokens,
+            prefill_seconds=asked - began,
+            answer_seconds=time.perf_counter() - asked,
+        )
+        return Answer(
+            text=cut_at_stop(self.text(out.ids), options.stop)[0].strip(),
+            ids=tuple(out.ids),
+            evidence=observer.spans(memory.durations),
+            finish=out.finish,
+            stats=stats,
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of the checkpoint's files and of what shapes a memory."""
+        sizes = sorted(
+            (file.name, file.stat().st_size) for file in self.folder.path.glob("*.safetensors")
+        )
+        what = [self.name, dict(self.folder.config), sizes, str(self.model.compute_dtype)]
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,43 @@
+"""One file per published system; exactly one of them must recognise a folder by its config fields."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from longtake.errors import CheckpointError, OptionError
+from longtake.folder import find_tower, read_folder
+from longtake.system import System
+from longtake.systems import longva
+
+SYSTEMS: dict[str, ModuleType] = {"longva": longva}
+
+
+def open_system(
+    path: Path,
+    *,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    system: str | None = None,
+    vision_tower: str | None = None,
+) -> System:
+    """Load a folder with the system that recognises it, or with the one named.
+
+    Raises CheckpointError if none or several do, OptionError for an unknown name.
+    """
+    folder = read_folder(path)
+    if system is not None and system not in SYSTEMS:
+        raise OptionError(f"system {system!r} is unknown; choose {', '.join(SYSTEMS)}")
+    claims = [name for name, module in SYSTEMS.items() if module.recognises(folder.config)]
+    chosen = system or (claims[0] if len(claims) == 1 else None)
+    if chosen is None:
+        looked = "; ".join(
+            f"{name} looks for {module.LOOKED_FOR}" for name, module in SYSTEMS.items()
+        )
+        who = f"{' and '.join(claims)} both claim" if claims else "no system recognises"
+        raise CheckpointError(f"{who} {path}/config.json ({looked}); name one with system=")
+    tower = find_tower(folder, vision_tower)
+    loaded: System = SYSTEMS[chosen].load(folder, tower, device, dtype)
+    return loaded
