@@ -23,8 +23,8 @@ def load(
 ) -> System:
     """Load a published checkpoint: a folder, a hub id, or "default" for the bundled model.
 
-    `system` overrides recognition by config fields; `vision_tower` is the folder or hub id of the tower that
-    config.json names. Raises CheckpointError, OptionError.
+    `system` overrides recognition by config fields; `vision_tower` is the folder or hub id of the
+    tower that config.json names. Raises CheckpointError, OptionError.
     """
     chosen_dtype, chosen_device = pick_dtype(dtype), pick_device(device)
     path = DEFAULT if str(model) == "default" else find(str(model))

@@ -1,7 +1,7 @@
 """Weights of published folders: load strictly, save back under the published names.
 
-Only safetensors are opened. Names are mapped by a system's table of (published prefix, own prefix); a name
-that is missing, left over or of another shape raises.
+Only safetensors are opened. Names are mapped by a system's table of (published prefix, own
+prefix); a name that is missing, left over or of another shape raises.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     for file in files:
         try:
             with safe_open(file, framework="pt") as tensors:
-                shapes |= {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}
+                for name in tensors.keys():  # noqa: SIM118 - not a dict
+                    shapes[name] = tuple(tensors.get_slice(name).get_shape())
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
                 f"{file} is not a whole safetensors file ({error}); download it again"
@@ -118,7 +119,8 @@ def load_model(
 ) -> LongtakeModel:
     """Load a published folder strictly. `dtype` None keeps the stored one.
 
-    `absent`: own prefixes that the folder does not hold; the caller loads them. Raises CheckpointError on any missing, unexpected or mismatched name, and on damaged files.
+    `absent`: own prefixes that the folder does not hold; the caller loads them. Raises
+    CheckpointError on any missing, unexpected or mismatched name, and on damaged files.
     """
     config = LongtakeConfig.of(plan.sizes, plan.tied)
     with torch.device("meta"):
@@ -128,7 +130,7 @@ def load_model(
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        model, info = LongtakeModel.from_pretrained(
+        loaded: tuple[LongtakeModel, dict[str, Any]] = LongtakeModel.from_pretrained(  # type: ignore[assignment]
             folder.path,
             plan,
             config=config,
@@ -140,6 +142,7 @@ def load_model(
         )
     finally:
         transformers_logging.set_verbosity(quiet)
+    model, info = loaded
     unset = [
         name
         for name in info["missing_keys"]
@@ -147,8 +150,8 @@ def load_model(
     ]
     if unset or info["mismatched_keys"]:
         raise CheckpointError(f"the loader left {len(unset)} weights of {folder.path} unset")
-    loaded: LongtakeModel = model.to(device).eval()
-    return loaded
+    model.to(device=device)
+    return model.eval()
 
 
 def stored_dtype(folder: Folder) -> torch.dtype:

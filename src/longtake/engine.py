@@ -1,7 +1,8 @@
 """Prefill and decode: run a model over a stream of embeddings, then write an answer.
 
-Prefill takes embeddings in blocks as they arrive and keeps only keys and values; the head is applied to
-the last position alone (a 7B model's logits for every position of 256 frames would be 22 GB).
+Prefill takes embeddings in blocks as they arrive and keeps only keys and values; the head is
+applied to the last position alone (a 7B model's logits for every position of 256 frames would be
+22 GB).
 
 Letters: S sequence, D width, V vocabulary, B batch, H heads, N keys.
 """
@@ -33,8 +34,9 @@ PREFILL_BLOCK_GPU = 4096
 class Observer:
     """Adds up how much the answer's tokens look at each frame.
 
-    For every answer token, layer and head, the attention that falls on a frame's tokens is summed; these sums
-    are added over tokens, layers and heads. Only one query row exists at a time, never an attention matrix.
+    For every answer token, layer and head, the attention that falls on a frame's tokens is summed;
+    these sums are added over tokens, layers and heads. Only one query row exists at a time, never
+    an attention matrix.
     """
 
     def __init__(self, entries: Sequence[Entry]) -> None:
@@ -50,10 +52,11 @@ class Observer:
         self.mass_T += summed[self._stops_T] - summed[self._starts_T]
 
     def spans(self, durations: Sequence[float], most: int = 5) -> tuple[Span, ...]:
-        """Runs of frames that stand out, heaviest first; `durations` (s) end each video's last frame.
+        """Runs of frames that stand out, heaviest first.
 
-        A frame stands out if it holds at least a quarter of the heaviest frame's share and twice the average
-        share. Weights are shares of the attention on all frames.
+        `durations` (s) end each video's last frame. A frame stands out if it holds at least a
+        quarter of the heaviest frame's share and twice the average share. Weights are shares of
+        the attention on all frames.
         """
         total = float(self.mass_T.sum())
         if not self.entries or total <= 0.0:
@@ -98,8 +101,8 @@ def prefill(
 ) -> Tensor:
     """Feed embeddings [S_i, D] in order; returns the features [D] of the last position.
 
-    Positions go on from the cache's length. `observe` sees the last position only. Raises PromptError if
-    the stream is empty.
+    Positions go on from the cache's length. `observe` sees the last position only. Raises
+    PromptError if the stream is empty.
     """
     last: Tensor | None = None
     block = PREFILL_BLOCK.get(model.device.type, PREFILL_BLOCK_GPU)
@@ -147,9 +150,9 @@ def write(
     decode: Callable[[Sequence[int]], str],
     observe: Observer | None = None,
 ) -> Written:
-    """Write tokens after the position whose features are given, until an end id, a stop text or the limit.
+    """Write tokens until an end id, a stop text or the limit.
 
-    The end id, where one is written, is part of the ids.
+    `features_D`: of the position before. The end id, where one is written, is part of the ids.
     """
     out = Written(stream=TextStream(decode, options.stop))
     generator = torch.Generator().manual_seed(options.seed)

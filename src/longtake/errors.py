@@ -1,19 +1,19 @@
 """What can go wrong, as one tree.
 
 LongtakeError
-|-- VideoError        the input cannot be opened, holds no pictures, or names no frame   (ValueError)
-|-- CheckpointError   a model folder is unreadable, unrecognised or does not match       (ValueError)
-|-- PromptError       placeholders and visuals disagree, or a prompt is empty            (ValueError)
-|-- CapacityError     more tokens than the window or more bytes than the device          (MemoryError)
-|-- OptionError       an option has a value that means nothing                           (ValueError)
-`-- StoreError        a saved memory cannot be written or read back                      (OSError)
+|-- VideoError        the input cannot be opened or holds no picture           (ValueError)
+|-- CheckpointError   a model folder is unreadable, unknown or does not match  (ValueError)
+|-- PromptError       placeholders and visuals disagree, or a prompt is empty  (ValueError)
+|-- CapacityError     more tokens than the window, or bytes than the device    (MemoryError)
+|-- OptionError       an option has a value that means nothing                 (ValueError)
+`-- StoreError        a saved memory cannot be written or read back            (OSError)
 
 Every message is one line: what was found, what was expected, what to do.
 """
 
 
 class LongtakeError(Exception):
-    """Base of every error a user can cause; the command line prints it and exits with `exit_code`."""
+    """Base of every error a user can cause; the command line exits with `exit_code`."""
 
     exit_code = 1
 

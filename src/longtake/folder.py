@@ -99,7 +99,7 @@ def pick_dtype(name: str) -> torch.dtype | None:
 
 
 def pick_device(name: str) -> torch.device:
-    """A device by name; "auto" is CUDA where there is one. Raises OptionError if it is not usable."""
+    """A device by name; "auto" is CUDA where there is one. OptionError if it is not usable."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -127,9 +127,10 @@ class Tokenizer(Protocol):
 def load_tokenizer(path: Path) -> Tokenizer:
     """The folder's tokenizer. Raises CheckpointError in one line if it is missing or broken."""
     try:
-        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
+        tokenizer: Any = AutoTokenizer.from_pretrained(
             path,
-            # a config of ours, or it would look into the folder's and warn that it knows no such model
+            # a config of ours, or it would look into the folder's and warn that it knows no such
+            # model
             config=PreTrainedConfig(),
             local_files_only=True,
             trust_remote_code=False,
@@ -137,7 +138,8 @@ def load_tokenizer(path: Path) -> Tokenizer:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise CheckpointError(f"the tokenizer of {path} cannot be read ({reason[0]})") from error
-    return tokenizer
+    checked: Tokenizer = tokenizer
+    return checked
 
 
 def end_ids(folder: Folder, tokenizer: Tokenizer) -> frozenset[int]:
@@ -166,7 +168,7 @@ class TowerFiles:
         """The folder to load weights from. Raises CheckpointError if there is none."""
         if self.path is None:
             raise CheckpointError(
-                "the checkpoint holds no vision tower weights; give the tower's folder as vision_tower"
+                "the checkpoint holds no tower weights; give the tower's folder as vision_tower"
             )
         return self.path
 

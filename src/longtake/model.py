@@ -1,7 +1,7 @@
 """The one model class: tower + projector + decoder + head in a transformers shell.
 
-The shell gives loading, saving, adapters, quantisation and `generate`; the forward is ours. The engine
-(`engine.py`) is the usual way to run it.
+The shell gives loading, saving, adapters, quantisation and `generate`; the forward is ours. The
+engine (`engine.py`) is the usual way to run it.
 
 Letters: T frames, P patches, B batch, S sequence, D width, V vocabulary.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from longtake.errors import PromptError
 from longtake.parts.cache import GrowingCache
 from longtake.parts.projector import Projector
 from longtake.parts.qwen2 import Between, Decoder, DecoderConfig, Step
@@ -26,7 +27,7 @@ from longtake.parts.vit import ViT, ViTConfig
 
 
 class LongtakeConfig(PreTrainedConfig):
-    """What `generate` and the loader ask of a config; the sizes themselves are in our dataclasses."""
+    """What `generate` and the loader ask of a config; the sizes are in our dataclasses."""
 
     model_type = "longtake"
 
@@ -64,8 +65,10 @@ class LongtakeModel(PreTrainedModel, GenerationMixin):
     base_model_prefix = ""
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
-    _tied_weights_keys = {"lm_head.weight": "decoder.embed_tokens.weight"}
-    _no_split_modules = ["Layer", "Block"]
+    _tied_weights_keys = {  # noqa: RUF012 - the host declares it as an instance variable
+        "lm_head.weight": "decoder.embed_tokens.weight"
+    }
+    _no_split_modules = ["Layer", "Block"]  # noqa: RUF012 - likewise
     _supports_sdpa = True
 
     def __init__(self, config: LongtakeConfig, blueprint: Blueprint) -> None:
@@ -75,33 +78,29 @@ class LongtakeModel(PreTrainedModel, GenerationMixin):
         self.decoder = blueprint.decoder()
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.usable_vocab = config.vocab_size
-        """Rows of the head that stand for a token; published heads are padded with untrained rows."""
-        self.post_init()
+        """Rows of the head that stand for a token; published heads have untrained rows."""
+        self.post_init()  # type: ignore[no-untyped-call]
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        """fp32 on CPU whatever the weights are (docs/design.md); the weights' own dtype elsewhere."""
+        """fp32 on CPU whatever the weights are (docs/design.md), else the weights' dtype."""
         return torch.float32 if self.device.type == "cpu" else self.dtype
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embedding."""
-        table: nn.Module = self.decoder.embed_tokens
-        return table
+        return cast(nn.Module, self.decoder.embed_tokens)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids [...] -> embeddings [..., D] in the compute dtype."""
-        rows: Tensor = self.decoder.embed_tokens(ids)
-        return rows.to(self.compute_dtype)
+        return self.get_input_embeddings()(ids).to(self.compute_dtype)
 
     def look(self, pixels_TCHW: Tensor) -> Tensor:
         """Normalised pixels [T, 3, H, W] -> tower features [T, P, Dv], before the projector."""
-        features: Tensor = self.tower(pixels_TCHW.to(self.device, self.compute_dtype))
-        return features
+        return self.tower(pixels_TCHW.to(self.device, self.compute_dtype))
 
     def project(self, features_TPD: Tensor) -> Tensor:
         """Tower features [T, P, Dv] -> visual features [T, P, D]."""
-        projected: Tensor = self.projector(features_TPD)
-        return projected
+        return self.projector(features_TPD)
 
     def logits(self, features: Tensor) -> Tensor:
         """Decoder features [..., D] -> logits [..., V], fp32, over the usable rows only."""
@@ -121,9 +120,14 @@ class LongtakeModel(PreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast:
         """transformers' calling convention; `between` is the decoder's seam.
 
-        `inputs_embeds` [B, S, D] or `input_ids` [B, S]; a 2-D `attention_mask` [B, past + S] marks padding.
+        `inputs_embeds` [B, S, D] or `input_ids` [B, S]; a 2-D `attention_mask` [B, past + S] marks
+        padding.
         """
-        x_BSD = self.embed(input_ids) if inputs_embeds is None else inputs_embeds
+        if inputs_embeds is None:
+            if input_ids is None:
+                raise PromptError("forward needs input_ids or inputs_embeds, got neither")
+            inputs_embeds = self.embed(input_ids)
+        x_BSD = inputs_embeds
         past = 0 if past_key_values is None else past_key_values.get_seq_length()
         if position_ids is None:
             stop = past + x_BSD.shape[1]

@@ -1,7 +1,7 @@
 """From sources to one stream of embeddings, chunk by chunk, noting where each frame lands.
 
-Nothing here holds more than a few chunks: a video's frames are decoded and resized on a thread while the
-tower and the language model work on the chunk before.
+Nothing here holds more than a few chunks: a video's frames are decoded and resized on a thread
+while the tower and the language model work on the chunk before.
 
 Letters: T frames, C channels, H W pixels, N visual tokens, D width.
 """
@@ -17,14 +17,14 @@ from torch import Tensor
 from longtake.parts.splice import entries_of
 from longtake.types import Entry, Frames, VisualTokens
 from longtake.video.decode import Video
+from longtake.video.inputs import Held, Source, open_source
 from longtake.video.prefetch import ahead
-from longtake.video.source import Held, Source, open_source
 
 CHUNK = 16
 """Frames decoded, resized and encoded at a time."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with (stage, done, total); stages are "decode", "encode" (frames) and "prefill" (tokens)."""
+"""Called with (stage, done, total): "decode" and "encode" in frames, "prefill" in tokens."""
 
 Fitted = tuple[Tensor, tuple[float, ...]]
 """Resized and cropped bytes [T, 3, h, w] and the frames' times in seconds."""
@@ -73,7 +73,7 @@ class Reader:
     """Tokens there will be, once known well enough for a progress bar."""
 
     def stream(self, head: str, sources: Sequence[Source]) -> Iterator[Tensor]:
-        """Embeddings [S_i, D]: the prompt's head, then each source's tokens, a space between sources."""
+        """Embeddings [S_i, D]: head, then each source's tokens, a space between sources."""
         yield self._text(head)
         for visual, source in enumerate(sources):
             if visual:

@@ -3,8 +3,8 @@
     path --open--> Video --sample--> Frames --fit--> bytes --see--> VisualTokens --compress--> fewer
          --remember--> Memory --ask--> Answer
 
-Every arrow before `Memory` is an iterator of chunks: an hour of video never sits in memory, and decoding and
-resizing run on a thread beside the tower and the prefill.
+Every arrow before `Memory` is an iterator of chunks: an hour of video never sits in memory, and
+decoding and resizing run on a thread beside the tower and the prefill.
 
 Letters: T frames, C channels, H W pixels, P patches, S sequence, D width.
 """
@@ -27,13 +27,13 @@ from longtake.errors import OptionError, PromptError
 from longtake.folder import Folder, Tokenizer
 from longtake.model import LongtakeModel
 from longtake.parts.cache import GrowingCache
-from longtake.parts.chat import Template, Turn, visuals_prefix
+from longtake.parts.chat import Template, Turn
 from longtake.parts.splice import Piece, embed_pieces, entries_of, pieces_of
 from longtake.parts.text import cut_at_stop
 from longtake.reader import Fitted, Progress, Reader
 from longtake.types import Answer, Entry, Frames, Memory, Options, Stats, VisualTokens
+from longtake.video.inputs import Source
 from longtake.video.pixels import ClipProcessor
-from longtake.video.source import Source
 
 
 def quiet(stage: str, done: int, total: int) -> None:
@@ -72,7 +72,8 @@ class System:
     ) -> Memory:
         """Read videos and images once; the memory answers any number of questions.
 
-        `max_frames`: frames sampled from each video, by the published rule. Raises OptionError, VideoError.
+        `max_frames`: frames sampled from each video, by the published rule. Raises OptionError,
+        VideoError.
         """
         num = self.frames if max_frames is None else max_frames
         if num < 1:
@@ -149,8 +150,8 @@ class System:
     ) -> Answer:
         """Answer a question about a memory, or without one; the memory is left as it was.
 
-        `history`: earlier questions and answers of this conversation. Raises PromptError for an empty question
-        or another system's memory.
+        `history`: earlier questions and answers of this conversation. Raises PromptError for an
+        empty question or another system's memory.
         """
         if not question.strip():
             raise PromptError("the question is empty; ask something")
@@ -159,13 +160,11 @@ class System:
             return self.complete(self.template.prompt(question, history), (), options)
         if memory.fingerprint != self.fingerprint:
             raise PromptError(
-                f"this memory was made by {memory.system} with another checkpoint or other options; "
-                "watch the video again"
+                f"this memory was made by {memory.system} with another checkpoint or other "
+                "options; watch the video again"
             )
-        first = history[0][0] if history else question
-        lead = visuals_prefix(1)[-1:] + first
-        turns = [(lead, history[0][1]), *history[1:]] if history else []
-        text = self.template.tail(question if history else lead, turns)
+        # the visuals end the memory; what follows them starts with the placeholder's newline
+        text = "\n" + self.template.tail(question, history)
         try:
             return self._answer(memory, iter([self.embed_text(text)]), options)
         finally:

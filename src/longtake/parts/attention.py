@@ -1,10 +1,12 @@
 """Causal attention over a past of any length without a mask the size of the past.
 
-A chunk of queries sees all of the past and the part of its own chunk before it. With an explicit mask
-that is S x N numbers (and, on CPU, twice the time); here the past and the chunk are attended apart and
-merged by their log-sum-exps, which is exact (FlashAttention, section 3.1: blocks combine by rescaling).
+A chunk of queries sees all of the past and the part of its own chunk before it. With an explicit
+mask that is S x N numbers (and, on CPU, twice the time); here the past and the chunk are attended
+apart and merged by their log-sum-exps, which is exact (FlashAttention, section 3.1: blocks combine
+by rescaling).
 
-Letters: B batch, H query heads, K key/value heads, G = H/K, S queries, N keys, P past keys, E head width.
+Letters: B batch, H query heads, K key/value heads, G = H/K, S queries, N keys, P past keys, E head
+width.
 """
 
 import torch
@@ -14,7 +16,7 @@ from torch.nn.attention.bias import causal_lower_right
 
 
 def attend(q_BHSE: Tensor, k_BKNE: Tensor, v_BKNE: Tensor) -> Tensor:
-    """Causal attention of the last S of N positions: [B, H, S, E]; the N - S keys before are the past."""
+    """Attend from the last S of N positions, causally: [B, H, S, E]; N - S keys are the past."""
     queries, past = q_BHSE.shape[2], k_BKNE.shape[2] - q_BHSE.shape[2]
     if queries == 1:
         return _every_key(q_BHSE, k_BKNE, v_BKNE)

@@ -1,7 +1,9 @@
-"""Keys and values that outlive a call: preallocated, rewindable, and usable by transformers' generate().
+"""Keys and values that outlive a call: preallocated, rewindable, fit for generate().
 
 B batch, K key/value heads, S tokens held, C capacity, E head width.
 """
+
+from __future__ import annotations
 
 from typing import Any
 
@@ -16,13 +18,13 @@ SLACK = 256
 class GrowingLayer(DynamicLayer):
     """One layer's keys and values in buffers with room to grow.
 
-    transformers' own layer concatenates at each step, which copies the whole past and needs twice its
-    memory; this one writes in place and moves only when it outgrows its capacity.
+    transformers' own layer concatenates at each step, which copies the whole past and needs twice
+    its memory; this one writes in place and moves only when it outgrows its capacity.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.reserved = 0
+    def __init__(self, reserved: int = 0) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.reserved = reserved
         self.key_buffer: Tensor | None = None
         self.value_buffer: Tensor | None = None
 
@@ -31,63 +33,69 @@ class GrowingLayer(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         past = self.get_seq_length()
+        self.key_buffer = self._room(self.key_buffer, self.keys, key_states, past)
+        self.value_buffer = self._room(self.value_buffer, self.values, value_states, past)
         total = past + key_states.shape[-2]
-        self.key_buffer = self._room(self.key_buffer, self.keys, key_states, total)
-        self.value_buffer = self._room(self.value_buffer, self.values, value_states, total)
         self.key_buffer[:, :, past:total] = key_states
         self.value_buffer[:, :, past:total] = value_states
         self.keys = self.key_buffer[:, :, :total]
         self.values = self.value_buffer[:, :, :total]
         return self.keys, self.values
 
-    def _room(self, buffer: Tensor | None, held: Tensor, new: Tensor, total: int) -> Tensor:
-        """A buffer that starts with `held` and has room for `total` tokens."""
-        past = total - new.shape[-2]
-        # generate() may have replaced `held` (beams, batch selection): then the buffer is not its home
-        at_home = buffer is not None and past > 0 and held.data_ptr() == buffer.data_ptr()
-        if buffer is not None and total <= buffer.shape[2] and (at_home or past == 0):
-            if buffer.shape[0] == new.shape[0]:
-                return buffer
+    def _room(self, buffer: Tensor | None, held: Tensor | None, new: Tensor, past: int) -> Tensor:
+        """A buffer that starts with the `past` tokens held and has room for the new ones."""
+        total = past + new.shape[-2]
+        # generate() may have replaced `held` (beams, selection): then it lives elsewhere
+        at_home = buffer is not None and held is not None and held.data_ptr() == buffer.data_ptr()
+        fits = buffer is not None and buffer.shape[0] == new.shape[0] and total <= buffer.shape[2]
+        if buffer is not None and fits and (at_home or past == 0):
+            return buffer
         capacity = max(total + max(SLACK, past // 4), self.reserved)
         room = new.new_empty(*new.shape[:2], capacity, new.shape[-1])
-        if past:
+        if past and held is not None:
             room[:, :, :past] = held
         return room
 
     def rewind(self, length: int) -> None:
         """Keep the first `length` tokens; the buffers stay."""
-        if self.is_initialized and length < self.get_seq_length():
-            self.keys = self.keys[:, :, :length]
-            self.values = self.values[:, :, :length]
+        if self.keys is not None and self.values is not None:
+            self.keys = self.keys[..., :length, :]
+            self.values = self.values[..., :length, :]
 
     def reset(self) -> None:
         """Forget everything and give the memory back."""
         self.key_buffer = self.value_buffer = None
         super().reset()
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tokens held, not of the room beside them."""
+        held = [part for part in (self.keys, self.values) if part is not None]
+        return sum(part.numel() * part.element_size() for part in held)
+
 
 class GrowingCache(Cache):
     """A cache of growing layers; layers may hold different lengths."""
 
+    layers: list[GrowingLayer]  # type: ignore[assignment]
+
     def __init__(self, reserve: int = 0) -> None:
         """`reserve`: tokens each layer makes room for at its first update."""
         super().__init__(layer_class_to_replicate=GrowingLayer)
-        self._reserve = reserve
+        self.reserved = reserve + SLACK if reserve else 0
 
     def reserve(self, tokens: int) -> None:
-        """Make room for `tokens` in all, plus slack, at each layer's next move."""
-        self._reserve = tokens + SLACK
+        """Make room for `tokens` in all, plus slack, when a layer next moves."""
+        self.reserved = tokens + SLACK
         for layer in self.layers:
-            layer.reserved = self._reserve
+            layer.reserved = self.reserved
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> Any:
         """Append to one layer; returns all of its keys and values."""
         while len(self.layers) <= layer_idx:
-            layer = GrowingLayer()
-            layer.reserved = self._reserve
-            self.layers.append(layer)
+            self.layers.append(GrowingLayer(self.reserved))
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
     def rewind(self, length: int) -> None:
@@ -97,13 +105,8 @@ class GrowingCache(Cache):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the keys and values held (not of the room beside them)."""
-        return sum(
-            part.numel() * part.element_size()
-            for layer in self.layers
-            if layer.is_initialized
-            for part in (layer.keys, layer.values)
-        )
+        """Bytes of all keys and values held."""
+        return sum(layer.nbytes for layer in self.layers)
 
 
 def kv_bytes_per_token(layers: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> int:

@@ -1,4 +1,4 @@
-"""CLIP towers by their published configs: sizes, the layer that is used, and the one known by name."""
+"""CLIP towers by their published configs: sizes, and the layer that is used."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -40,7 +40,8 @@ KNOWN = {"openai/clip-vit-large-patch14-336": (CLIP_L_336, CLIP_336_PIXELS)}
 def used_layers(layers: int, select: int) -> int:
     """Blocks to run so that the output is `hidden_states[select]` of a tower of `layers` blocks.
 
-    hidden_states has layers + 1 entries, the first before any block. Raises CheckpointError out of range.
+    hidden_states has layers + 1 entries, the first before any block. Raises CheckpointError out of
+    range.
     """
     used = select if select >= 0 else layers + 1 + select
     if not 0 <= used <= layers:

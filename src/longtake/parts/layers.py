@@ -1,8 +1,8 @@
 """Linear, norm and embedding layers that compute in the activation's precision.
 
-Weights may stay bf16 in memory while the arithmetic runs in fp32: on common CPUs a bf16 matrix product is
-6-8x slower than fp32, and upcasting one weight at a time costs next to nothing (docs/design.md). Where
-the two precisions agree (GPU, or fp32 weights) the casts are no-ops.
+Weights may stay bf16 in memory while the arithmetic runs in fp32: on common CPUs a bf16 matrix
+product is 6-8x slower than fp32, and upcasting one weight at a time costs next to nothing
+(docs/design.md). Where the two precisions agree (GPU, or fp32 weights) the casts are no-ops.
 """
 
 import torch
@@ -15,7 +15,8 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out], in x's dtype."""
-        bias = None if self.bias is None else self.bias.to(x.dtype)
+        bias: Tensor | None = self.bias  # torch declares it as always there
+        bias = None if bias is None else bias.to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype), bias)
 
 
@@ -29,7 +30,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm as Qwen2 computes it: statistics in fp32, scale in the input's dtype."""
+    """Root-mean-square norm of Qwen2: statistics in fp32, scale in the input's dtype."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()

@@ -1,4 +1,7 @@
-"""Grid pooling. T frames, P patches per frame (a square grid, row-major), Q pooled patches, D width."""
+"""Grid pooling.
+
+T frames, P patches per frame (a square grid, row-major), Q pooled patches, D width.
+"""
 
 import math
 from collections.abc import Callable, Iterator
@@ -14,7 +17,7 @@ PoolMode = Literal["average", "max"]
 
 
 def grid_pool(features_TPD: Tensor, stride: int, mode: PoolMode = "average") -> Tensor:
-    """Pool each `stride` x `stride` block of patches: [T, P, D] -> [T, Q, D]; edges that fill no block drop.
+    """Pool `stride` x `stride` blocks: [T, P, D] -> [T, Q, D]; edges that fill no block drop.
 
     Raises PromptError if the patches are no square grid or the stride is larger than it.
     """
@@ -33,7 +36,7 @@ def grid_pool(features_TPD: Tensor, stride: int, mode: PoolMode = "average") -> 
 def pool_frames(
     stride: int, mode: PoolMode = "average"
 ) -> Callable[[Iterator[VisualTokens]], Iterator[VisualTokens]]:
-    """A compressor that grid-pools each frame as it comes (LongVA, section 3.2: 576 -> 144 tokens)."""
+    """Grid-pool each frame as it comes (LongVA, section 3.2: 576 -> 144 tokens)."""
 
     def compress(stream: Iterator[VisualTokens]) -> Iterator[VisualTokens]:
         for tokens in stream:

@@ -34,5 +34,4 @@ class Projector(nn.Sequential):
 
     def forward(self, features_TPD: Tensor) -> Tensor:
         """[T, P, vision] -> [T, P, hidden]."""
-        out: Tensor = super().forward(features_TPD)
-        return out
+        return super().forward(features_TPD)  # type: ignore[no-untyped-call]

@@ -1,15 +1,15 @@
 """The language model all four systems share: Qwen2, owned.
 
 Two seams and no third: `Decoder(config, attention=...)` swaps the attention class, and
-`decoder(x, step, between=...)` calls a function after each layer. What a layer needs besides its input
-travels in one explicit `Step`. Equal to transformers' Qwen2 (tests/parts/test_qwen2.py).
+`decoder(x, step, between=...)` calls a function after each layer. What a layer needs besides its
+input travels in one explicit `Step`. Equal to transformers' Qwen2 (tests/parts/test_qwen2.py).
 
 Letters: B batch, S sequence, N keys, D width, H heads, K key/value heads, E head width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,7 +142,7 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.hidden, config.eps)
 
     def forward(self, x_BSD: Tensor, step: Step, between: Between | None = None) -> Tensor:
-        """[B, S, D] embeddings -> [B, S, D] normed features (S shrinks if `between` drops tokens)."""
+        """Embeddings [B, S, D] -> normed features [B, S, D]; S shrinks if `between` drops some."""
         table = self.table(step, x_BSD.dtype)
         for index, layer in enumerate(self.layers):
             x_BSD = layer(x_BSD, step, table)
@@ -151,17 +151,17 @@ class Decoder(nn.Module):
                 x_BSD, step = between(index, x_BSD, step)
                 if step.positions_BS is not before:
                     table = self.table(step, x_BSD.dtype)
-        normed: Tensor = self.norm(x_BSD)
-        return normed
+        return self.norm(x_BSD)
 
     def table(self, step: Step, dtype: torch.dtype) -> RopeTable:
         """Rotary tables of the step's positions."""
-        # not a buffer: casting the model to half precision would cast it too and lose long positions
+        # not a buffer: casting the model to half precision would cast it too and lose long
+        # positions
         plain = frequencies(self.config.head_dim, self.config.rope_theta)
         return rope_table(step.positions_BS, plain.to(step.positions_BS.device), dtype)
 
 
-def decoder_config(published: dict[str, Any], theta: float) -> DecoderConfig:
+def decoder_config(published: Mapping[str, Any], theta: float) -> DecoderConfig:
     """Sizes from the fields of a published Qwen2-family config.json."""
     heads = int(published["num_attention_heads"])
     return DecoderConfig(

@@ -1,7 +1,7 @@
 """Rotary position tables. B batch, S positions, E half of a head's width.
 
-Frequencies and angles are fp32 whatever the model's dtype: half-precision positions collide beyond a few
-thousand tokens, which is where long video lives (LongVA's stack lost them beyond 227 frames).
+Frequencies and angles are fp32 whatever the model's dtype: half-precision positions collide beyond
+a few thousand tokens, which is where long video lives (LongVA's stack lost them beyond 227 frames).
 """
 
 from collections.abc import Mapping
@@ -41,7 +41,8 @@ def rotate(x_BHSE: Tensor, table: RopeTable) -> Tensor:
 def theta_from_config(config: Mapping[str, Any]) -> float:
     """rope_theta from either the published or the transformers-5 spelling.
 
-    Raises CheckpointError if the config asks for a context extension: silently ignoring one changes every logit.
+    Raises CheckpointError if the config asks for a context extension: silently ignoring one
+    changes every logit.
     """
     nested = config.get("rope_parameters") or {}
     scaling = config.get("rope_scaling") or nested

@@ -1,8 +1,8 @@
 """Choose the next token as the published generation configs define it. V vocabulary.
 
-Order as in transformers: repetition penalty, temperature, top-k, top-p, then draw. The penalty looks at the
-tokens *written* only, never at the prompt: the originals call generate() with embeddings, so the prompt has
-no ids - and it acts on greedy decoding too.
+Order as in transformers: repetition penalty, temperature, top-k, top-p, then draw. The penalty
+looks at the tokens *written* only, never at the prompt: the originals call generate() with
+embeddings, so the prompt has no ids - and it acts on greedy decoding too.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from longtake.types import Options
 
 
 def penalise(logits_V: Tensor, written: Sequence[int], penalty: float) -> Tensor:
-    """Divide positive and multiply negative logits of written tokens by `penalty` (CTRL, section 4.1)."""
+    """Push down logits of written tokens (CTRL, section 4.1): positive / penalty, negative *."""
     if penalty == 1.0 or not written:
         return logits_V
     ids = torch.tensor(sorted(set(written)), device=logits_V.device)

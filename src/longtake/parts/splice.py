@@ -22,7 +22,7 @@ IMAGE_ID = -200
 def pieces_of(
     prompt: str, visuals: Sequence[VisualTokens], encode: Callable[[str], Sequence[int]]
 ) -> list[Piece]:
-    """Split a prompt at its placeholders, tokenise each stretch on its own, put the visuals between.
+    """Split a prompt at its placeholders, tokenise the stretches, put visuals between.
 
     Raises PromptError unless there are as many placeholders as visuals (the originals ignore extra
     visuals silently and crash on extra placeholders).

@@ -23,8 +23,9 @@ def held_back(text: str, stop: Sequence[str]) -> int:
 class TextStream:
     """Text of a growing list of ids; `push` returns what can be shown now.
 
-    A character whose bytes are not all there, and text that may be the start of a stop text, wait for the
-    next token. Each push decodes only the last few ids, so a long answer costs no more per token.
+    A character whose bytes are not all there, and text that may be the start of a stop text, wait
+    for the next token. Each push decodes only the last few ids, so a long answer costs no more per
+    token.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str], stop: Sequence[str] = ()) -> None:

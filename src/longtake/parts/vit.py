@@ -1,8 +1,8 @@
 """The CLIP and SigLIP vision towers: one small ViT with two differences.
 
 CLIP has a class token, a norm before the blocks and quick-GELU; SigLIP has a bias on the patch
-projection and tanh-GELU. Only the blocks whose output is used are built, so `hidden_states[-2]` of a
-24-block CLIP is a 23-block tower. Parameter names follow the published checkpoints.
+projection and tanh-GELU. Only the blocks whose output is used are built, so `hidden_states[-2]` of
+a 24-block CLIP is a 23-block tower. Parameter names follow the published checkpoints.
 
 Letters: T frames, C channels, H W pixels, P patches, L tokens (P plus the class token), D width.
 """

@@ -1,4 +1,4 @@
-"""One file per published system; exactly one of them must recognise a folder by its config fields."""
+"""One file per published system; exactly one must recognise a folder's config fields."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """LongVA: long context transfer from language to vision (arXiv 2406.16852).
 
-The language model was first trained on long text; images then taught it to see, cut into as many squares as
-they need and pooled like video frames (UniRes), so that a video reads as one very long image. Checkpoints:
-lmms-lab/LongVA-7B, lmms-lab/LongVA-7B-DPO, and longtake's bundled default model.
+The language model was first trained on long text; images then taught it to see, cut into as many
+squares as they need and pooled like video frames (UniRes), so that a video reads as one very long
+image. Checkpoints: lmms-lab/LongVA-7B, lmms-lab/LongVA-7B-DPO, and longtake's bundled default
+model.
 
 Letters: T frames or crops, P patches, D width.
 """
@@ -71,7 +72,7 @@ class Config:
 
     @classmethod
     def from_published(cls, config: Mapping[str, Any], tower: Mapping[str, Any]) -> Config:
-        """Read the fields the original reads. Raises CheckpointError for what it cannot do either."""
+        """Read the fields the original reads; CheckpointError for what it cannot do either."""
         mode, merge = config.get("mm_spatial_pool_mode", "average"), config["mm_patch_merge_type"]
         require("mm_spatial_pool_mode", mode, ("average", "max"))
         require("mm_patch_merge_type", merge, ("unires", "flat"))
@@ -96,7 +97,7 @@ class Config:
         return blueprint(self.tower, self.decoder, self.projector_depth, self.tied)
 
     def ignored(self, prefix: str = TOWER) -> tuple[str, ...]:
-        """Tower names that are expected and unused: what follows the blocks whose output is taken."""
+        """Tower names expected and unused: what follows the blocks whose output is taken."""
         blocks = [f"encoder.layers.{n}." for n in range(self.tower.layers, self.tower_layers)]
         unused = ["post_layernorm.", "embeddings.position_ids", *blocks]
         return tuple(re.escape(prefix + name) for name in unused)

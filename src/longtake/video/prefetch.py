@@ -39,7 +39,7 @@ class ahead(Generic[T]):
                 if not self._put(item):
                     return
             self._put(DONE)
-        except BaseException as error:  # handed over, raised at the consumer
+        except BaseException as error:  # noqa: BLE001 - handed over, raised at the consumer
             self._put(error)
         finally:
             close = getattr(self._source, "close", None)

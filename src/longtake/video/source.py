@@ -1,64 +1,267 @@
-"""What can be watched: files and URLs, opened videos, frames in memory, still images."""
+"""Where the bytes of a video come from: a path, an http(s) address or a binary file object.
 
+A `Source` can be opened any number of times at once, which is what lets several decoders work on
+one video. A path is opened by FFmpeg itself; a file object is shared behind a lock, each opening
+with its own position; what cannot be rewound (an address, a pipe) is first spooled to an anonymous
+temporary file of bounded size, never into memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import re
+import tempfile
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, BinaryIO
 
-from torch import Tensor
+import av
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.packet import Packet
+from av.video.stream import VideoStream
 
-from longtake.errors import OptionError, VideoError
-from longtake.types import Frames
-from longtake.video.decode import Video, open_video
-from longtake.video.images import is_image, open_image
+from longtake.errors import VideoError
 
-Source = str | os.PathLike[str] | Video | Frames | Tensor
-"""A path or URL, an opened video, frames in memory, or an image [3, H, W] uint8."""
+LIMIT_BYTES = 16 << 30
+"""Most bytes taken from an address or a pipe unless the caller says otherwise."""
+
+_BLOCK = 1 << 20
+_TIMEOUT_SECONDS = 30.0
+_DEMUX_FAILURES = 32
+
+# Playlists and concatenation scripts name further files; content from outside must not open any.
+_PLAIN_FORMATS = (
+    "mov,mp4,matroska,webm,mpegts,mpeg,mpegvideo,avi,flv,live_flv,ogg,asf,nut,mxf,ivf,obu,av1,"
+    "h264,hevc,vvc,m4v,mjpeg,gif,apng,webp,image2,png_pipe,jpeg_pipe,bmp_pipe,tiff_pipe,webp_pipe,"
+    "wtv,rm,dv,y4m,yuv4mpegpipe,gxf,vc1,h263,dirac,wav,mp3,aac,flac"
+)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Held:
-    """Frames in memory behind the part of `Video` that watching uses."""
+class Source:
+    """Something that holds a video and can be opened repeatedly; `close` it when done."""
 
-    held: Frames
-    warnings: tuple[str, ...] = ()
+    def __init__(self, name: str, place: str | IO[bytes], *, owned: bool) -> None:
+        self.name = name
+        self._place = place
+        self._owned = owned
+        self._lock = threading.Lock()
 
-    @property
-    def frames(self) -> int:
-        """Number of frames."""
-        return len(self.held)
-
-    @property
-    def duration(self) -> float:
-        """Seconds from the first frame to the end of the last, which lasts as long as the one before."""
-        times = self.held.seconds_T.tolist()
-        return 0.0 if len(times) < 2 else 2 * times[-1] - times[-2] - times[0]
-
-    def read(self, indices: Sequence[int], *, chunk: int = 16) -> Iterator[Frames]:
-        """The frames at these indices, `chunk` at a time."""
-        for start in range(0, len(indices), chunk):
-            part = list(indices[start : start + chunk])
-            yield Frames(
-                pixels_TCHW=self.held.pixels_TCHW[part],
-                seconds_T=self.held.seconds_T[part],
-                index_T=self.held.index_T[part],
+    def open(self) -> InputContainer:
+        """Open a fresh container at the first packet; raise VideoError if FFmpeg cannot read it."""
+        try:
+            if isinstance(self._place, str):
+                # The prefix keeps a name like "a:b.mp4" from being taken for a protocol.
+                return av.open(f"file:{self._place}", mode="r", metadata_errors="ignore")
+            return av.open(
+                _View(self._place, self._lock),
+                mode="r",
+                metadata_errors="ignore",
+                buffer_size=_BLOCK // 4,
+                container_options={"format_whitelist": _PLAIN_FORMATS},
             )
+        except (FFmpegError, OSError) as problem:
+            raise VideoError(f"{self.name}: {self._diagnose(problem)}") from problem
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Drop the spooled copy, if there is one; a file object of the caller stays open."""
+        if self._owned and not isinstance(self._place, str):
+            self._place.close()
+
+    def _diagnose(self, problem: Exception) -> str:
+        if isinstance(problem, PermissionError):
+            return "may not be read (permission denied); change its permissions or owner"
+        head = self._head()
+        if not head:
+            return "is empty (0 bytes), expected a video; copy or download it again"
+        if head[4:8] in (b"ftyp", b"mdat", b"moov", b"wide", b"free"):
+            return (
+                "has no readable index (moov box), so its recording or download never finished; "
+                "fetch it again or repair it"
+            )
+        if _looks_like_text(head):
+            return "is a text file, expected a video; check that it is the right file"
+        return "is not a video FFmpeg can read; check the file or convert it to mp4"
+
+    def _head(self) -> bytes:
+        if isinstance(self._place, str):
+            with open(self._place, "rb") as file:
+                return file.read(512)
+        return _View(self._place, self._lock).read(512)
 
 
-def open_source(source: Source) -> Video | Held | Tensor:
-    """A video to sample from, or a still image. Raises VideoError, OptionError."""
-    if isinstance(source, Frames):
-        if not len(source):
-            raise VideoError("there are 0 frames; give at least one")
-        return Held(held=source)
-    if isinstance(source, Video | Tensor):
-        return source
-    if not isinstance(source, str | os.PathLike):
-        raise OptionError(
-            f"cannot watch a {type(source).__name__}; give a path, a Video, Frames or an image tensor"
-        )
-    if is_image(source):
-        return open_image(source)
-    return open_video(source)
+class _View:
+    """One opening's own position in a file object that several openings share."""
+
+    def __init__(self, file: IO[bytes], lock: threading.Lock) -> None:
+        self._file = file
+        self._lock = lock
+        self._position = 0
+
+    def read(self, size: int) -> bytes:
+        with self._lock:
+            self._file.seek(self._position)
+            data = self._file.read(size) or b""
+        self._position += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if whence == os.SEEK_CUR:
+            offset += self._position
+        elif whence == os.SEEK_END:
+            with self._lock:
+                offset += self._file.seek(0, os.SEEK_END)
+        self._position = offset
+        return offset
+
+    def tell(self) -> int:
+        return self._position
+
+
+def find_source(
+    source: str | os.PathLike[str] | BinaryIO, *, limit_bytes: int = LIMIT_BYTES
+) -> Source:
+    """Turn a path, an http(s) address or a binary file object into a `Source`.
+
+    A file object is read from its first byte and left open. `limit_bytes` bounds what an address
+    or a pipe may deliver. Raises VideoError when nothing can be read there.
+    """
+    if isinstance(source, str) and (scheme := re.match(r"([A-Za-z][\w+.-]*)://", source)):
+        if scheme[1].lower() not in ("http", "https"):
+            raise VideoError(f"{source}: expected a path or an http(s) address, not {scheme[1]}://")
+        return _download(source, limit_bytes)
+    if isinstance(source, (str, os.PathLike)):
+        return _on_disk(Path(source))
+    if not hasattr(source, "read"):
+        found = type(source).__name__
+        raise VideoError(f"expected a path, an http(s) address or a binary file, found {found}")
+    name = Path(str(getattr(source, "name", "video"))).name
+    if not isinstance(source.read(0), bytes):
+        raise VideoError(f'{name}: is opened as text; open it with mode "rb"')
+    if source.seekable():
+        return Source(name, source, owned=False)
+    return _spool(name, source, limit_bytes)
+
+
+def pick_stream(container: InputContainer, name: str) -> VideoStream:
+    """Return the video stream to read: the default one, cover pictures aside.
+
+    The other streams are told to deliver nothing. Raises VideoError when there is none.
+    """
+    cover = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+    default = av.stream.Disposition.default
+    streams = [s for s in container.streams.video if not s.disposition & cover]
+    # FFmpeg renders plain text as a video of a terminal; nobody means that.
+    if not streams or container.format.name == "tty":
+        kinds = sorted({s.type for s in container.streams if s not in streams})
+        found = "text" if container.format.name == "tty" else " and ".join(kinds) or "no stream"
+        raise VideoError(f"{name}: holds no video (found: {found}); give a file with pictures")
+    chosen = max(streams, key=lambda s: bool(s.disposition & default))
+    if chosen.codec_context is None:
+        raise VideoError(f"{name}: its codec is unknown to FFmpeg; convert it to H.264 mp4")
+    if hasattr(chosen, "discard"):  # PyAV 18; before, the packets are read and thrown away
+        for other in container.streams:
+            if other is not chosen:
+                other.discard = av.stream.Discard.all
+    return chosen
+
+
+def read_packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
+    """Yield the packets of a stream in decode order from the present position to the end.
+
+    A read error is stepped over, as players do; a run of them ends the stream.
+    """
+    failures = 0
+    packets = container.demux(stream)
+    while failures < _DEMUX_FAILURES:
+        try:
+            packet = next(packets, None)
+        except FFmpegError:
+            failures += 1
+            packets = container.demux(stream)
+            continue
+        # The last packet of PyAV is an empty one, meant to flush a decoder.
+        if packet is None or (packet.size == 0 and packet.pts is None and packet.dts is None):
+            return
+        failures = 0
+        yield packet
+
+
+def _on_disk(path: Path) -> Source:
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError as problem:
+        raise VideoError(f"{path}: no such file; check the path") from problem
+    except OSError as problem:
+        raise VideoError(f"{path}: cannot be read ({problem.strerror})") from problem
+    if path.is_dir():
+        raise VideoError(f"{path}: is a folder, expected a video file; name one file in it")
+    if path.is_file() and size == 0:
+        raise VideoError(f"{path}: is empty (0 bytes), expected a video; copy or download it again")
+    if not os.access(path, os.R_OK):
+        raise VideoError(f"{path}: may not be read (permission denied); change its permissions")
+    return Source(path.name, str(path), owned=False)
+
+
+def _download(address: str, limit_bytes: int) -> Source:
+    parts = urllib.parse.urlsplit(address)
+    # Without the query, which may hold a secret.
+    name = Path(urllib.parse.unquote(parts.path)).name or parts.netloc
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        urllib.request.HTTPRedirectHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPErrorProcessor,
+        urllib.request.UnknownHandler,  # a redirect to another kind of address is an error
+    ):
+        opener.add_handler(handler())
+    request = urllib.request.Request(address, headers={"User-Agent": "longtake"})
+    try:
+        with opener.open(request, timeout=_TIMEOUT_SECONDS) as response:
+            stated = int(response.headers.get("Content-Length") or 0)
+            if stated > limit_bytes:
+                raise _too_large(name, limit_bytes)
+            return _spool(name, response, limit_bytes, stated)
+    except urllib.error.HTTPError as problem:
+        reason = f"{problem.code} {problem.reason}"
+        raise VideoError(f"{name}: the server answered {reason}; check the address") from problem
+    except VideoError:
+        raise
+    except (OSError, ValueError, http.client.HTTPException) as problem:
+        raise VideoError(f"{name}: could not be downloaded ({problem}); try again") from problem
+
+
+def _spool(name: str, stream: IO[bytes], limit_bytes: int, stated: int = 0) -> Source:
+    with contextlib.ExitStack() as on_error:
+        file = on_error.enter_context(tempfile.TemporaryFile(prefix="longtake-"))
+        size = 0
+        while block := stream.read(_BLOCK):
+            size += len(block)
+            if size > limit_bytes:
+                raise _too_large(name, limit_bytes)
+            file.write(block)
+        if size < stated:
+            message = f"{name}: the connection closed after {size} of {stated} bytes; try again"
+            raise VideoError(message)
+        on_error.pop_all()
+    return Source(name, file, owned=True)
+
+
+def _too_large(name: str, limit_bytes: int) -> VideoError:
+    return VideoError(
+        f"{name}: is larger than the {limit_bytes} bytes allowed; raise limit_bytes or save it first"
+    )
+
+
+def _looks_like_text(head: bytes) -> bool:
+    control = sum(byte < 9 or 13 < byte < 32 for byte in head)
+    return control == 0

@@ -1,0 +1,64 @@
+"""What can be watched: files and URLs, opened videos, frames in memory, still images."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from longtake.errors import OptionError, VideoError
+from longtake.types import Frames
+from longtake.video.decode import Video, open_video
+from longtake.video.images import is_image, open_image
+
+Source = str | os.PathLike[str] | Video | Frames | Tensor
+"""A path or URL, an opened video, frames in memory, or an image [3, H, W] uint8."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """Frames in memory behind the part of `Video` that watching uses."""
+
+    held: Frames
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def frames(self) -> int:
+        """Number of frames."""
+        return len(self.held)
+
+    @property
+    def duration(self) -> float:
+        """Seconds to the end of the last frame, which lasts as long as the one before it."""
+        times = self.held.seconds_T.tolist()
+        return 0.0 if len(times) < 2 else 2 * times[-1] - times[-2] - times[0]
+
+    def read(self, indices: Sequence[int], *, chunk: int = 16) -> Iterator[Frames]:
+        """The frames at these indices, `chunk` at a time."""
+        for start in range(0, len(indices), chunk):
+            part = list(indices[start : start + chunk])
+            yield Frames(
+                pixels_TCHW=self.held.pixels_TCHW[part],
+                seconds_T=self.held.seconds_T[part],
+                index_T=self.held.index_T[part],
+            )
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def open_source(source: Source) -> Video | Held | Tensor:
+    """A video to sample from, or a still image. Raises VideoError, OptionError."""
+    if isinstance(source, Frames):
+        if not len(source):
+            raise VideoError("there are 0 frames; give at least one")
+        return Held(held=source)
+    if isinstance(source, Video | Tensor):
+        return source
+    if not isinstance(source, str | os.PathLike):
+        raise OptionError(
+            f"cannot watch a {type(source).__name__}; give a path, Video, Frames or image tensor"
+        )
+    if is_image(source):
+        return open_image(source)
+    return open_video(source)
