@@ -1,0 +1,1 @@
+"""Training of the bundled model: generated data, stages, one loop."""
