@@ -150,8 +150,8 @@ def load_model(
     ]
     if unset or info["mismatched_keys"]:
         raise CheckpointError(f"the loader left {len(unset)} weights of {folder.path} unset")
-    model.to(device=device)
-    return model.eval()
+    torch.nn.Module.to(model, device).eval()  # the host's own `to` is wrapped beyond typing
+    return model
 
 
 def stored_dtype(folder: Folder) -> torch.dtype:

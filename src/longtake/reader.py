@@ -8,7 +8,7 @@ Letters: T frames, C channels, H W pixels, N visual tokens, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -62,6 +62,8 @@ class Reader:
     num: int
     """Frames wanted of each video."""
     progress: Progress
+    reserve: Callable[[int], None]
+    """Told how many tokens there will be, once that is known, before the first of them."""
     entries: list[Entry] = field(default_factory=list)
     durations: list[float] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -70,9 +72,9 @@ class Reader:
     place: int = 0
     """Tokens given out so far."""
     expected: int = 0
-    """Tokens there will be, once known well enough for a progress bar."""
+    """Tokens there will be when the current source has been read; 0 until that is known."""
 
-    def stream(self, head: str, sources: Sequence[Source]) -> Iterator[Tensor]:
+    def stream(self, head: str, sources: Sequence[Source]) -> Generator[Tensor]:
         """Embeddings [S_i, D]: head, then each source's tokens, a space between sources."""
         yield self._text(head)
         for visual, source in enumerate(sources):
@@ -107,17 +109,20 @@ class Reader:
                 opened.close()
 
     def _video(self, video: Video | Held) -> Iterator[VisualTokens]:
+        self.expected = 0
         indices = list(self.eye.sample(video.frames, self.num))
         self.durations.append(video.duration)
-        self.warnings += video.warnings
         frames = self._count(video.read(indices, chunk=CHUNK), len(indices))
         before, start = len(self.entries), self.place
         with ahead(self.eye.fit(frames)) as fitted:
             for tokens in self.eye.compress(self._counted(self.eye.see(fitted))):
+                if not self.expected:
+                    each = len(tokens.features_ND) / len(tokens.counts)
+                    self.expected = start + round(each * len(indices))
+                    self.reserve(self.expected)
                 yield tokens
-                done = len(self.entries) - before
-                self.expected = start + (self.place - start) * len(indices) // max(done, 1)
-                self.progress("encode", done, len(indices))
+                self.progress("encode", len(self.entries) - before, len(indices))
+        self.warnings += video.warnings  # reading may have found damage
 
     def _count(self, frames: Iterator[Frames], total: int) -> Iterator[Frames]:
         """Report decoding; runs on the thread that decodes."""

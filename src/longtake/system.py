@@ -15,6 +15,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -81,10 +82,10 @@ class System:
         if not sources:
             raise PromptError("there is nothing to watch; give a video or an image")
         began = time.perf_counter()
-        reader = Reader(eye=self, num=num, progress=progress or quiet)
         cache = self.model.new_cache()
-        stream = reader.stream(self.template.head(), sources)
-        prefill(self.model, stream, cache, progress=reader.prefilled)
+        reader = Reader(eye=self, num=num, progress=progress or quiet, reserve=cache.reserve)
+        with closing(reader.stream(self.template.head(), sources)) as stream:
+            prefill(self.model, stream, cache, progress=reader.prefilled)
         stats = Stats(
             frames=len(reader.entries),
             patches=reader.patches,

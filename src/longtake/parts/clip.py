@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from longtake.errors import CheckpointError
+from longtake.parts.fields import real, whole
 from longtake.parts.vit import ACTIVATIONS, ViTConfig
 
 CLIP_L_336: dict[str, Any] = {
@@ -43,34 +44,31 @@ def used_layers(layers: int, select: int) -> int:
     hidden_states has layers + 1 entries, the first before any block. Raises CheckpointError out of
     range.
     """
-    used = select if select >= 0 else layers + 1 + select
-    if not 0 <= used <= layers:
-        raise CheckpointError(f"mm_vision_select_layer {select} of a tower with {layers} layers")
-    return used
+    if not isinstance(select, int) or not -layers - 1 <= select <= layers:
+        raise CheckpointError(f"mm_vision_select_layer {select!r} of a tower of {layers} layers")
+    return select if select >= 0 else layers + 1 + select
 
 
 def clip_layers(published: Mapping[str, Any]) -> int:
     """Blocks of a published CLIP tower."""
-    return int(published.get("vision_config", published)["num_hidden_layers"])
+    return whole(published.get("vision_config", published), "num_hidden_layers")
 
 
 def clip_config(published: Mapping[str, Any], select: int) -> ViTConfig:
     """A tower from a published CLIP config.json (or its `vision_config`), up to the layer used."""
     fields = published.get("vision_config", published)
-    try:
-        activation = fields.get("hidden_act", "quick_gelu")
-        if activation not in ACTIVATIONS:
-            raise CheckpointError(f"tower activation {activation!r} is unknown")
-        return ViTConfig(
-            hidden=int(fields["hidden_size"]),
-            layers=used_layers(int(fields["num_hidden_layers"]), select),
-            heads=int(fields["num_attention_heads"]),
-            mlp=int(fields["intermediate_size"]),
-            image=int(fields["image_size"]),
-            patch=int(fields["patch_size"]),
-            activation=activation,
-            eps=float(fields.get("layer_norm_eps", 1e-5)),
-            class_token=True,
-        )
-    except KeyError as error:
-        raise CheckpointError(f"the tower's config.json lacks {error}") from error
+    activation = fields.get("hidden_act", "quick_gelu")
+    if activation not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise CheckpointError(f"the tower's hidden_act is {activation!r}, expected {known}")
+    return ViTConfig(
+        hidden=whole(fields, "hidden_size"),
+        layers=used_layers(clip_layers(published), select),
+        heads=whole(fields, "num_attention_heads"),
+        mlp=whole(fields, "intermediate_size"),
+        image=whole(fields, "image_size"),
+        patch=whole(fields, "patch_size"),
+        activation=activation,
+        eps=real(fields, "layer_norm_eps", 1e-5),
+        class_token=True,
+    )

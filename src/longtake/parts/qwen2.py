@@ -20,6 +20,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from longtake.parts.attention import attend, attend_masked, last_row_weights
+from longtake.parts.fields import real, whole
 from longtake.parts.layers import Linear, RMSNorm
 from longtake.parts.rope import RopeTable, frequencies, rope_table, rotate
 
@@ -163,15 +164,15 @@ class Decoder(nn.Module):
 
 def decoder_config(published: Mapping[str, Any], theta: float) -> DecoderConfig:
     """Sizes from the fields of a published Qwen2-family config.json."""
-    heads = int(published["num_attention_heads"])
+    heads, hidden = whole(published, "num_attention_heads"), whole(published, "hidden_size")
     return DecoderConfig(
-        hidden=int(published["hidden_size"]),
-        layers=int(published["num_hidden_layers"]),
+        hidden=hidden,
+        layers=whole(published, "num_hidden_layers"),
         heads=heads,
-        kv_heads=int(published.get("num_key_value_heads") or heads),
-        head_dim=int(published.get("head_dim") or published["hidden_size"] // heads),
-        mlp=int(published["intermediate_size"]),
-        vocab=int(published["vocab_size"]),
-        eps=float(published.get("rms_norm_eps", 1e-6)),
+        kv_heads=whole(published, "num_key_value_heads", heads),
+        head_dim=whole(published, "head_dim", hidden // heads),
+        mlp=whole(published, "intermediate_size"),
+        vocab=whole(published, "vocab_size"),
+        eps=real(published, "rms_norm_eps", 1e-6),
         rope_theta=theta,
     )

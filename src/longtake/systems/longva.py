@@ -23,6 +23,7 @@ from longtake.folder import Folder, TowerFiles, end_ids, load_tokenizer, require
 from longtake.model import Blueprint, blueprint
 from longtake.parts.chat import QWEN_1_5
 from longtake.parts.clip import clip_config, clip_layers
+from longtake.parts.fields import whole
 from longtake.parts.pooling import PoolMode, grid_pool, pool_frames
 from longtake.parts.projector import projector_depth
 from longtake.parts.qwen2 import DecoderConfig, decoder_config
@@ -77,19 +78,19 @@ class Config:
         require("mm_spatial_pool_mode", mode, ("average", "max"))
         require("mm_patch_merge_type", merge, ("unires", "flat"))
         require("mm_vision_select_feature", config.get("mm_vision_select_feature"), ("patch", None))
-        vit = clip_config(tower, int(config.get("mm_vision_select_layer", -2)))
+        vit = clip_config(tower, config.get("mm_vision_select_layer", -2))
         return cls(
             tower=vit,
             tower_layers=clip_layers(tower),
             decoder=decoder_config(config, theta_from_config(config)),
             projector_depth=projector_depth(config.get("mm_projector_type", "linear")),
             tied=bool(config.get("tie_word_embeddings", False)),
-            stride=int(config.get("mm_spatial_pool_stride") or 2),
+            stride=whole(config, "mm_spatial_pool_stride", 2),
             mode=mode,
             merge=merge,
             aspect=config.get("image_aspect_ratio"),
             pinpoints=parse_pinpoints(config.get("image_grid_pinpoints") or [], vit.image),
-            frames=int(config.get("longtake", {}).get("frames", 32)),
+            frames=whole(config.get("longtake") or {}, "frames", 32),
         )
 
     def blueprint(self) -> Blueprint:

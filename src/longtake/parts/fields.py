@@ -1,0 +1,27 @@
+"""Numbers out of a published config.json, or one line that says which is wrong."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from longtake.errors import CheckpointError
+
+
+def whole(config: Mapping[str, Any], field: str, default: int | None = None) -> int:
+    """A positive whole number; `default` where the field is absent or null.
+
+    Raises CheckpointError if it is absent without a default, or anything else.
+    """
+    value = config.get(field)
+    value = default if value is None else value
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise CheckpointError(f"config.json: {field} is {value!r}, expected a whole number from 1")
+    return value
+
+
+def real(config: Mapping[str, Any], field: str, default: float) -> float:
+    """A positive number; `default` where the field is absent or null. Raises CheckpointError."""
+    value = config.get(field)
+    value = default if value is None else value
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+        raise CheckpointError(f"config.json: {field} is {value!r}, expected a positive number")
+    return float(value)
