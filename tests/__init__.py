@@ -1,0 +1,1 @@
+"""The tests mirror `src/longtake`; `parity` compares with what the published code computed."""

@@ -1,0 +1,1 @@
+"""Golden cases of the published systems, compared stage by stage."""

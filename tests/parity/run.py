@@ -1,0 +1,82 @@
+"""Compare with any folder of golden cases: `python -m tests.parity.run FOLDER [NAME ...]`.
+
+Prints a line per case and the count; exits with 1 if a case failed, or none was compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from tests.parity.cases import Case, StageResult, case_paths, load_case
+from tests.parity.longva import check_answer, check_haystack, check_language, check_vision
+from tests.parity.pixels import (
+    check_anyres_table,
+    check_haystack_pixels,
+    check_pixels,
+    check_preprocess,
+    check_sampling_table,
+)
+
+Stage = Callable[[Case], list[StageResult]]
+
+STAGES: dict[str, tuple[Stage, ...]] = {
+    "generate": (check_pixels, check_vision, check_language, check_answer),
+    "preprocess": (check_preprocess,),
+    "sampling-table": (check_sampling_table,),
+    "anyres-table": (check_anyres_table,),
+    "vniah": (check_haystack_pixels, check_haystack),
+}
+
+# What a broken case, checkpoint or implementation raises: that case fails, the others still run.
+BROKEN = (OSError, SafetensorError, ValueError, MemoryError, RuntimeError, LookupError, TypeError)
+
+
+def check(case: Case) -> list[StageResult]:
+    """Run every stage of a case; none for a kind that is compared elsewhere."""
+    return [result for stage in STAGES.get(case.kind, ()) for result in stage(case)]
+
+
+def report(path: Path) -> tuple[bool | None, str]:
+    """Compare one case: whether it passed (None: not compared here), and a line that says so."""
+    began = time.perf_counter()
+    try:
+        case = load_case(path)
+        if case.kind not in STAGES:
+            return None, f"skipped  {case.name}: nothing here compares kind {case.kind!r}"
+        results = check(case)
+    except BROKEN as error:
+        reason = (str(error).splitlines() or [""])[0]
+        return False, f"FAILED   {path.stem}: {type(error).__name__}: {reason}"
+    passed = bool(results) and all(result.ok for result in results)
+    words = "; ".join(map(str, results)) or "nothing was compared"
+    took = time.perf_counter() - began
+    return passed, f"{'passed ' if passed else 'FAILED '}  {case.name} ({took:.1f} s): {words}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the cases of a folder, or those named; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.parity.run", description=__doc__)
+    parser.add_argument("folder", type=Path, help="holds case-*.json and the checkpoints they name")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these cases")
+    chosen = parser.parse_args(arguments)
+    paths = case_paths(chosen.folder, chosen.names)
+    outcomes = []
+    for path in paths:
+        passed, line = report(path)
+        outcomes.append(passed)
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+    if not paths:
+        sys.stdout.write(f"{chosen.folder} holds no such case\n")
+    sys.stdout.write(f"{outcomes.count(True)} passed, {outcomes.count(False)} failed\n")
+    return 0 if True in outcomes and False not in outcomes else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,17 @@
+"""LongVA against what the original computed, one test per golden case."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.parity.cases import case_paths, load_case
+from tests.parity.run import check
+
+GOLDEN = Path(__file__).parent / "golden" / "longva"
+
+
+@pytest.mark.parametrize("path", case_paths(GOLDEN), ids=lambda path: path.stem)
+def test_case(path: Path) -> None:
+    results = check(load_case(path))
+    assert results, "nothing was compared"
+    assert [str(result) for result in results if not result.ok] == []
