@@ -44,8 +44,9 @@ def resized(features_TPD: Tensor, stride: int, **how: Any) -> Tensor:
     """Interpolate a square grid of patches down by `stride`: [T, P, D] -> [T, Q, D]."""
     side = round(features_TPD.shape[1] ** 0.5)
     grid_TDHW = features_TPD.transpose(1, 2).unflatten(2, (side, side))
-    small_TDHW: Tensor = F.interpolate(grid_TDHW, (side // stride,) * 2, **how)
-    return small_TDHW.flatten(2).transpose(1, 2)
+    small_TDHW = F.interpolate(grid_TDHW, (side // stride,) * 2, **how)
+    pooled_TQD: Tensor = small_TDHW.flatten(2).transpose(1, 2)
+    return pooled_TQD
 
 
 def transposed(features_TPD: Tensor, stride: int) -> Tensor:
