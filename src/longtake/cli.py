@@ -1,0 +1,266 @@
+"""The command line: parse, call the api, print.
+
+Results go to stdout, everything else to stderr. torch is imported inside the commands, because
+`longtake --help` and shell completion must not wait for it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from longtake.errors import OptionError, PromptError
+from longtake.exits import EPILOG, Commands, drop_unwritable
+from longtake.flags import (
+    Answering,
+    Changes,
+    EvidenceFile,
+    JsonFlag,
+    Loading,
+    MaxFrames,
+    ModelName,
+    Question,
+    Recipe,
+    ResumeFlag,
+    StreamFlag,
+    Target,
+    VideoFile,
+    spread,
+)
+from longtake.terminal import bars, busy, model_text, moment, note, say, size, video_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from longtake.system import System
+    from longtake.types import Answer, Memory
+    from longtake.video.decode import Video
+
+LEAVE = ("exit", "quit")
+"""What ends a chat, besides the end of input."""
+
+app = typer.Typer(
+    cls=Commands,
+    rich_markup_mode=None,  # plain help: quicker, and the same in a pipe
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    epilog=EPILOG,
+)
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and leave, if it was asked for."""
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(f"longtake {version('longtake')}")
+        except PackageNotFoundError:
+            print("longtake (run from its sources, not installed)")
+        raise typer.Exit
+
+
+@app.callback()
+def longtake(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Watch a long video once, ask it many questions."""
+
+
+@app.command()
+@spread
+def ask(
+    *,
+    video: VideoFile,
+    question: Question,
+    model: ModelName = "default",
+    loading: Loading,
+    max_frames: MaxFrames = None,
+    answering: Answering,
+    stream: StreamFlag = None,
+    as_json: JsonFlag = False,
+    evidence: EvidenceFile = None,
+) -> None:
+    """Answer one QUESTION about VIDEO."""
+    if not question.strip():
+        raise PromptError("the question is empty; ask something")
+    if stream and as_json:
+        raise OptionError("--stream prints text as it comes and --json one object; choose one")
+    with opened(video, answering) as source:
+        save_evidence = evidence_saver(source, evidence)
+        system, memory = watch(source, model, loading, max_frames)
+        if as_json:
+            answer = system.ask(memory, question, system.options(**answering.given()))
+            about = {"video": video, "question": question, "model": model}
+            print(json.dumps(about | {"system": system.name} | asdict(answer)))
+        else:
+            answer = reply(system, memory, question, answering, stream=stream)
+        save_evidence(answer)
+
+
+@app.command()
+@spread
+def chat(
+    *,
+    video: VideoFile,
+    model: ModelName = "default",
+    loading: Loading,
+    max_frames: MaxFrames = None,
+    answering: Answering,
+    stream: StreamFlag = None,
+) -> None:
+    """Answer questions about VIDEO until "exit" or the end of input.
+
+    Questions are read from stdin, one per line; each sees the ones before it and their answers.
+    """
+    history: list[tuple[str, str]] = []
+    with opened(video, answering) as source:
+        system, memory = watch(source, model, loading, max_frames)
+        for question in questions():
+            answer = reply(system, memory, question, answering, stream=stream, history=history)
+            history.append((question, answer.text))
+
+
+@app.command("inspect")
+@spread
+def inspect_target(*, target: Target, loading: Loading, as_json: JsonFlag = False) -> None:
+    """Tell what a video or a model is, and what it takes to watch with it."""
+    from longtake.inspect import inspect_model, inspect_video, is_model
+
+    if is_model(target):
+        model = inspect_model(target, **asdict(loading))
+        print(json.dumps(asdict(model), default=str) if as_json else model_text(model))
+    else:
+        video = inspect_video(target)
+        print(json.dumps(asdict(video)) if as_json else video_text(video))
+
+
+@app.command()
+def train(*, recipe: Recipe, changes: Changes = None, resume: ResumeFlag = False) -> None:
+    """Run one stage of training."""
+    from longtake.train.loop import run
+
+    print(run(recipe, changes or (), resume))
+
+
+@contextmanager
+def opened(path: str, answering: Answering) -> Iterator[Video | Tensor]:
+    """Open a video or a picture; what can be refused before a model is loaded is refused here."""
+    from longtake.types import Options
+    from longtake.video.decode import open_video
+    from longtake.video.images import is_image, open_image
+
+    Options(**answering.given())
+    if is_image(path):
+        yield open_image(path)
+        return
+    with open_video(path) as video:
+        yield video
+
+
+def evidence_saver(source: Video | Tensor, path: Path | None) -> Callable[[Answer], None]:
+    """What saves the moments of an answer; refuses before the work begins what cannot be saved."""
+    if path is None:
+        return lambda answer: None
+    from longtake.evidence import check_target, contact_sheet
+    from longtake.video.decode import Video
+
+    check_target(path)
+    if not isinstance(source, Video):
+        raise OptionError("--evidence shows moments of a video; a still picture has none")
+    return lambda answer: contact_sheet(source, answer.evidence).save(path)
+
+
+def watch(
+    source: Video | Tensor, model: str, loading: Loading, max_frames: int | None
+) -> tuple[System, Memory]:
+    """Load the model and watch, with progress and a line that sums up on a terminal."""
+    with busy(f"loading {model}"):
+        from longtake.api import load
+
+        system = load(model, **asdict(loading))
+    with bars() as progress:
+        memory = system.watch(source, max_frames=max_frames, progress=progress)
+    for warning in memory.stats.warnings:
+        say(warning, kind="warning")
+    note(
+        f"watched {memory.stats.frames} frames in {memory.stats.watch_seconds:.1f} s: "
+        f"{memory.length} tokens, {size(memory.bytes)}"
+    )
+    return system, memory
+
+
+def reply(
+    system: System,
+    memory: Memory,
+    question: str,
+    answering: Answering,
+    *,
+    stream: bool | None,
+    history: Sequence[tuple[str, str]] = (),
+) -> Answer:
+    """Ask and print the answer, as it is written or when it is whole."""
+    live = sys.stdout.isatty() if stream is None else stream
+    options = system.options(**answering.given(), on_text=printer() if live else None)
+    answer = system.ask(memory, question, options, history)
+    print("" if live else answer.text, flush=True)
+    if answer.finish == "length":
+        cut = f"the answer was cut at {len(answer.ids)} tokens; raise --max-new-tokens"
+        say(cut, kind="warning")
+    if answer.evidence:
+        note(f"[looked at {', '.join(moment(span) for span in answer.evidence[:3])}]")
+    return answer
+
+
+def printer() -> Callable[[str], None]:
+    """A function that prints pieces of text as they come, without the blanks before the first."""
+    begun = False
+
+    def show(piece: str) -> None:
+        nonlocal begun
+        text = piece if begun else piece.lstrip()
+        begun = begun or bool(text)
+        print(text, end="", flush=True)
+
+    return show
+
+
+def questions() -> Iterator[str]:
+    """The lines of stdin that ask something, with a prompt on a terminal."""
+    person = sys.stdin.isatty()
+    while True:
+        try:
+            line = (input("> ") if person else next(sys.stdin)).strip()
+        except (EOFError, StopIteration):
+            break
+        if line in LEAVE:
+            return
+        if line:
+            yield line
+    if person:
+        print()
+
+
+def main() -> None:
+    """Run the command line; leaves by SystemExit."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # a file name or an answer that the locale cannot show is no reason to stop
+            stream.reconfigure(errors="replace")
+    try:
+        app(prog_name="longtake")
+    finally:
+        drop_unwritable()

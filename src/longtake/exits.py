@@ -1,0 +1,69 @@
+"""How the command line ends: every mistake a user can make is one line on stderr and a status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from longtake.errors import CapacityError, LongtakeError
+from longtake.terminal import say
+
+INTERRUPTED = 130
+"""After Ctrl-C: 128 + SIGINT, as shells report it."""
+PIPE_CLOSED = 141
+"""When nobody reads stdout any more: 128 + SIGPIPE."""
+
+EXIT_CODES = {
+    0: "Done.",
+    LongtakeError.exit_code: "A file cannot be read or written, or the disk is full.",
+    **{error.exit_code: error.__doc__ for error in LongtakeError.__subclasses__()},
+    INTERRUPTED: "Interrupted.",
+    PIPE_CLOSED: "The reader of the output went away.",
+}
+# \b keeps the lines of a paragraph as they are
+EPILOG = "\n".join(
+    ["\b", "Exit status:", *(f"  {code:>3}  {what}" for code, what in sorted(EXIT_CODES.items()))]
+)
+
+
+class Commands(TyperGroup):
+    """Runs a command and turns what users can cause into a line and a status."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except LongtakeError as error:
+            fail(str(error), error.exit_code, error)
+        except MemoryError as error:
+            fail("out of memory; use fewer frames", CapacityError.exit_code, error)
+        except OSError as error:
+            drop_unwritable()
+            if isinstance(error, BrokenPipeError):
+                raise typer.Exit(PIPE_CLOSED) from error
+            what = error.strerror or str(error)
+            where = f": {error.filename}" if error.filename else ""
+            fail(f"{what}{where}", LongtakeError.exit_code, error)
+        except KeyboardInterrupt as error:
+            say("interrupted")
+            raise typer.Exit(INTERRUPTED) from error
+        return result
+
+
+def fail(message: str, code: int, cause: BaseException) -> NoReturn:
+    """Report an error in one line and leave with `code`."""
+    say(message, kind="error")
+    raise typer.Exit(code) from cause
+
+
+def drop_unwritable() -> None:
+    """Forget what stdout cannot take, or Python complains about it once more at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

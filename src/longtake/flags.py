@@ -1,0 +1,138 @@
+"""The options that several commands share, each declared once.
+
+typer makes one option of each parameter of a command. A command that takes a dataclass of this
+module is given one parameter per field instead, by `spread`, so that no list is written twice.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+VideoFile = Annotated[
+    str, typer.Argument(metavar="VIDEO", help="A video or picture: a file or an http(s) address.")
+]
+Question = Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask.")]
+Target = Annotated[
+    str, typer.Argument(metavar="TARGET", help='A video, a model folder, a hub id or "default".')
+]
+Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="A Python file with config().")]
+ModelName = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", metavar="NAME", help='"default", a folder, or a hub id "owner/name".'
+    ),
+]
+MaxFrames = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Frames to look at.  [default: the model's own]"),
+]
+StreamFlag = Annotated[
+    bool | None,
+    typer.Option(
+        "--stream/--no-stream", help="Show the answer as it is written.  [default: on a terminal]"
+    ),
+]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+EvidenceFile = Annotated[
+    Path | None,
+    typer.Option(metavar="PNG", help="Save a sheet of the moments the answer rests on."),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Change a plain field; may be repeated."),
+]
+ResumeFlag = Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loading:
+    """How a model is read, and where it runs."""
+
+    system: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Name of the system, if the config fits several."),
+    ] = None
+    vision_tower: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Folder or hub id of a tower that is not in the model's."
+        ),
+    ] = None
+    device: Annotated[
+        str, typer.Option(metavar="NAME", help='"auto", "cpu", "cuda" or "cuda:1".')
+    ] = "auto"
+    dtype: Annotated[
+        str, typer.Option(metavar="NAME", help='"auto", "float32", "bfloat16" or "float16".')
+    ] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answering:
+    """How to answer; what is not given stays as the model was published."""
+
+    max_new_tokens: Annotated[
+        int | None, typer.Option(metavar="N", help="Most tokens to write.  [default: 256]")
+    ] = None
+    temperature: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="0 takes the likeliest token, more samples.  [default: 0]"),
+    ] = None
+    top_p: Annotated[
+        float | None, typer.Option(metavar="P", help="Sample from this share of the probability.")
+    ] = None
+    top_k: Annotated[
+        int | None, typer.Option(metavar="N", help="Sample from this many tokens; 0 is all.")
+    ] = None
+    repetition_penalty: Annotated[
+        float | None, typer.Option(metavar="X", help="Above 1 discourages repeating.")
+    ] = None
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Of the sampling.  [default: 0]")
+    ] = None
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="Text that ends the answer; may be repeated."),
+    ] = None
+
+    def given(self) -> dict[str, Any]:
+        """What was given, as keyword arguments of `longtake.types.Options`."""
+        chosen = {field.name: getattr(self, field.name) for field in fields(self)}
+        chosen["stop"] = tuple(self.stop) if self.stop else None
+        return {name: value for name, value in chosen.items() if value is not None}
+
+
+def spread(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one keyword per field of its dataclass parameters."""
+    hints = get_type_hints(command, include_extras=True)
+    own = inspect.signature(command).parameters
+    groups = {name: hints[name] for name in own if is_dataclass(hints[name])}
+
+    def run(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+        command(**values)
+
+    flat = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+        for parameter in own.values()
+        for name, default, hint in (
+            _fields_of(groups[parameter.name])
+            if parameter.name in groups
+            else [(parameter.name, parameter.default, hints[parameter.name])]
+        )
+    ]
+    run.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    return run
+
+
+def _fields_of(group: type) -> list[tuple[str, Any, Any]]:
+    """Name, default and annotated type of each field."""
+    hints = get_type_hints(group, include_extras=True)
+    return [(field.name, field.default, hints[field.name]) for field in fields(group)]

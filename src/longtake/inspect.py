@@ -1,0 +1,198 @@
+"""What a video or a model is and what it will take, without decoding the one or running the other.
+
+A model is loaded onto torch's "meta" device, which keeps shapes and no numbers; what a system makes
+of its frames is then found by letting it do so, not by a formula that would have to follow it.
+
+Letters: T frames, C channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from longtake.types import VisualTokens
+from longtake.video.decode import open_video
+from longtake.video.images import is_image, open_image
+
+if TYPE_CHECKING:
+    from longtake.system import System
+
+FRAME_COUNTS = (8, 32, 128, 512, 2048)
+"""How many frames the costs are told for."""
+
+CHUNK = 16
+MEDIA = ("video", "audio", "image")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoReport:
+    """What a player would show."""
+
+    name: str
+    """File name without its folder."""
+    codec: str
+    """Name of the decoder; "image" for a still picture."""
+    width: int
+    """Pixels, after rotation."""
+    height: int
+    rotation: int = 0
+    """Degrees counter-clockwise that upright the pictures."""
+    frames: int = 1
+    duration: float = 0.0
+    """Seconds."""
+    fps: float = 0.0
+    """True average; 0 for a still picture."""
+    variable_rate: bool = False
+    """Whether frame number / fps misplaces some frame by half a frame or more."""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What watching so many frames takes."""
+
+    frames: int
+    tokens: int
+    """Visual tokens the language model reads."""
+    cache_bytes: int
+    """Keys and values of these tokens."""
+    fits: bool
+    """Whether they leave room in the window the model was published with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelReport:
+    """What a model folder holds."""
+
+    path: Path
+    system: str
+    """Which published system it is."""
+    parameters: int
+    weight_bytes: int
+    """In memory, in the dtype it will be loaded in."""
+    dtype: str
+    """Of the weights."""
+    picture: tuple[int, int]
+    """Height and width in pixels that the tower sees."""
+    frames: int
+    """Frames it looks at unless told otherwise."""
+    window: int | None
+    """Tokens, as published; None if config.json does not say."""
+    costs: tuple[Cost, ...]
+
+
+def is_model(target: str) -> bool:
+    """Whether a target names a model: "default", a folder, or a hub id that is no media file."""
+    if target == "default" or Path(target).expanduser().is_dir():
+        return True
+    kind = (mimetypes.guess_type(target)[0] or "").split("/")[0]
+    return target.count("/") == 1 and kind not in MEDIA and not Path(target).exists()
+
+
+def inspect_video(path: str) -> VideoReport:
+    """Read a file's frame table, decoding one frame. Raises VideoError."""
+    if is_image(path):
+        image_CHW = open_image(path)
+        return VideoReport(
+            name=Path(path).name,
+            codec="image",
+            width=int(image_CHW.shape[2]),
+            height=int(image_CHW.shape[1]),
+        )
+    with open_video(path) as video:
+        return VideoReport(
+            name=video.name,
+            codec=video.codec,
+            width=video.width,
+            height=video.height,
+            rotation=video.rotation,
+            frames=video.frames,
+            duration=video.duration,
+            fps=video.fps,
+            variable_rate=video.variable_rate,
+            warnings=video.warnings,
+        )
+
+
+def inspect_model(
+    model: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    system: str | None = None,
+    vision_tower: str | None = None,
+    frame_counts: Sequence[int] = FRAME_COUNTS,
+) -> ModelReport:
+    """Read a model folder as `load` would, and say what it takes on `device`.
+
+    Raises CheckpointError and OptionError as `load` does.
+    """
+    # here, because they bring transformers, which takes seconds and which a video does not need
+    from longtake.api import load
+    from longtake.folder import pick_device
+
+    # on CPU keys and values are fp32 whatever the weights are, see LongtakeModel.compute_dtype
+    on_cpu = pick_device(device).type == "cpu"
+    made = load(model, device="meta", dtype=dtype, system=system, vision_tower=vision_tower)
+    weights = list(made.model.parameters())
+    window = made.folder.config.get("max_position_embeddings")
+    return ModelReport(
+        path=made.folder.path,
+        system=made.name,
+        parameters=sum(weight.numel() for weight in weights),
+        weight_bytes=sum(weight.nbytes for weight in weights),
+        dtype=str(made.model.dtype).removeprefix("torch."),
+        picture=picture_size(made),
+        frames=made.frames,
+        window=window,
+        costs=tuple(
+            cost_of(made, count, window, torch.float32 if on_cpu else made.model.dtype)
+            for count in frame_counts
+        ),
+    )
+
+
+def cost_of(made: System, frames: int, window: int | None, dtype: torch.dtype) -> Cost:
+    """Let a system on the meta device see `frames` frames and count what comes out."""
+    from longtake.parts.cache import kv_bytes_per_token
+
+    tokens = sum(sum(part.counts) for part in made.compress(see_blank(made, frames)))
+    sizes = made.model.config
+    per_token = kv_bytes_per_token(
+        sizes.num_hidden_layers, sizes.num_key_value_heads, sizes.head_dim, dtype
+    )
+    return Cost(
+        frames=frames,
+        tokens=tokens,
+        cache_bytes=tokens * per_token,
+        fits=window is None or tokens < window,
+    )
+
+
+def see_blank(made: System, frames: int) -> Iterator[VisualTokens]:
+    """What the tower makes of frames without content, one second apart.
+
+    All chunks look alike here, so the tower runs once for a whole chunk and once for the rest.
+    """
+    height, width = picture_size(made)
+    known: dict[int, tuple[VisualTokens, ...]] = {}
+    for start in range(0, frames, CHUNK):
+        count = min(CHUNK, frames - start)
+        if count not in known:
+            bytes_TCHW = torch.empty(count, 3, height, width, dtype=torch.uint8, device="meta")
+            times = tuple(map(float, range(count)))
+            known[count] = tuple(made.see(iter([(bytes_TCHW, times)])))
+        for part in known[count]:
+            yield replace(part, seconds=tuple(start + second for second in part.seconds))
+
+
+def picture_size(made: System) -> tuple[int, int]:
+    """Height and width the processor gives every frame."""
+    side = made.processor.side
+    return side, side

@@ -1,0 +1,155 @@
+"""What the command line shows besides its results: notes, progress, numbers people can read.
+
+All of it goes to stderr, so that stdout holds the answer and nothing else. Progress is drawn only
+on a terminal, with rich, which is imported only then.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # it brings torch
+    from longtake.inspect import ModelReport, VideoReport
+    from longtake.types import Span
+
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, done, total)."""
+
+STAGES = {"encode": "watching", "prefill": "reading"}
+"""Stages that get a bar and what it says; frames are decoded just ahead of "encode"."""
+UNITS = {"encode": "frames", "prefill": "tokens"}
+
+
+def say(message: str, *, kind: str = "") -> None:
+    """One line on stderr, as "longtake: message" or "longtake: kind: message"."""
+    line = " ".join(message.split())
+    sys.stderr.write(f"longtake: {kind}: {line}\n" if kind else f"longtake: {line}\n")
+    sys.stderr.flush()
+
+
+def note(message: str) -> None:
+    """One line for a person at a terminal; nothing when stderr is a file or a pipe."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"{message}\n")
+        sys.stderr.flush()
+
+
+@contextmanager
+def busy(what: str) -> Iterator[None]:
+    """A spinner beside `what`, on a terminal only."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
+
+
+@contextmanager
+def bars() -> Iterator[Progress]:
+    """Progress bars with the time left; silent and without cost when stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda stage, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    layout = (
+        TextColumn("{task.description:<9}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    # transient: the line that sums up stays, the bars do not
+    with Progress(*layout, console=Console(stderr=True), transient=True) as shown:
+        tasks = {
+            stage: shown.add_task(what, total=None, visible=False, unit=UNITS[stage])
+            for stage, what in STAGES.items()
+        }
+
+        def update(stage: str, done: int, total: int) -> None:
+            if stage in tasks:
+                shown.update(tasks[stage], completed=done, total=total, visible=True)
+
+        yield update
+
+
+def clock(seconds: float) -> str:
+    """A time in a video: 0:07.5, 12:03.0, 1:02:03.4."""
+    tenths = round(seconds * 10)
+    minutes, rest = divmod(tenths, 600)
+    hours, minutes = divmod(minutes, 60)
+    lead = f"{hours}:{minutes:02}" if hours else f"{minutes}"
+    return f"{lead}:{rest // 10:02}.{rest % 10}"
+
+
+def size(count: float) -> str:
+    """Bytes in binary units: 512 B, 1.5 KiB, 71.0 MiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def moment(span: Span) -> str:
+    """A span in words: "0:12.0-0:15.0 (62 %)", or one time if it has no length."""
+    start, end = clock(span.start), clock(span.end)
+    when = start if start == end else f"{start}-{end}"
+    return f"{when} ({100 * span.weight:.0f} %)"
+
+
+def table(rows: Sequence[Sequence[str]], align: str) -> str:
+    """A plain table; `align` has one of "<" and ">" per column."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            f"{cell:{side}{width}}" for cell, side, width in zip(row, align, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    )
+
+
+def video_text(video: VideoReport) -> str:
+    """A video's report as aligned lines."""
+    rows = [("file", video.name), ("picture", f"{video.width} x {video.height}, {video.codec}")]
+    if video.rotation:
+        rows.append(("turned", f"{video.rotation} degrees counter-clockwise"))
+    if video.duration:
+        rate = f"{video.fps:.3f}".rstrip("0").rstrip(".")
+        steady = "variable rate, average" if video.variable_rate else "at"
+        rows += [
+            ("length", clock(video.duration)),
+            ("frames", f"{video.frames} {steady} {rate} per second"),
+        ]
+    rows += [("warning", warning) for warning in video.warnings]
+    return table(rows, "<<")
+
+
+def model_text(model: ModelReport) -> str:
+    """A model's report as aligned lines and a table of costs."""
+    rows = [
+        ("folder", str(model.path)),
+        ("system", model.system),
+        ("weights", f"{model.parameters:,} in {model.dtype}: {size(model.weight_bytes)}"),
+        ("picture", f"{model.picture[1]} x {model.picture[0]}"),
+        ("frames", f"{model.frames} unless told otherwise"),
+        ("window", f"{model.window:,} tokens" if model.window else "not stated"),
+    ]
+    costs = [
+        (f"{cost.frames:,}", f"{cost.tokens:,}", size(cost.cache_bytes), "" if cost.fits else "no")
+        for cost in model.costs
+    ]
+    head = ("frames", "tokens", "memory", "fits the window")
+    return f"{table(rows, '<<')}\n\n{table([head, *costs], '>>><')}"

@@ -1,0 +1,450 @@
+"""The command line through its public face: what it prints, where, and how it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import resource
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from longtake.api import load
+from longtake.cli import app
+from longtake.video.decode import open_video
+from tests.clips import cut, write_clip, write_sound
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL = ROOT / "tests/parity/golden/longva/checkpoint-a"
+TOWER = ("--vision-tower", str(MODEL / "vision_tower"))
+TINY = ("--model", str(MODEL), *TOWER, "--device", "cpu", "--dtype", "float32")
+SHORT = (*TINY, "--max-frames", "4", "--max-new-tokens", "6")
+ENVIRONMENT = {"PYTHONPATH": str(ROOT / "src"), "PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
+COMMAND = (sys.executable, "-m", "longtake")
+
+
+def run(*words: str | Path, text: str = "") -> Result:
+    """Run a command in this process."""
+    return CliRunner().invoke(app, [str(word) for word in words], input=text)
+
+
+def start(
+    *words: str | Path, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE
+) -> subprocess.Popen[str]:
+    """Start a command as a process of its own."""
+    command = [*COMMAND, *map(str, words)]
+    return subprocess.Popen(command, env=ENVIRONMENT, text=True, stdout=stdout, stderr=stderr)
+
+
+def error_line(result: Result) -> str:
+    """The one line of an error, checked to be all there is."""
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert result.stderr.startswith("longtake: error: "), result.stderr
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("clips")
+
+
+@pytest.fixture(scope="module")
+def clip(folder: Path) -> Path:
+    return write_clip(folder / "ten.mp4", 10)
+
+
+# -- answers --------------------------------------------------------------------------------------
+
+
+def test_ask_prints_the_answer_of_the_api_and_nothing_else(clip: Path) -> None:
+    system = load(MODEL, device="cpu", dtype="float32", vision_tower=MODEL / "vision_tower")
+    memory = system.watch(str(clip), max_frames=4)
+    expected = system.ask(memory, "What is seen?", system.options(max_new_tokens=6))
+    result = run("ask", clip, "What is seen?", *SHORT)
+    assert result.exit_code == 0
+    assert result.stdout == expected.text + "\n"
+    assert (
+        result.stderr
+        == "longtake: warning: the answer was cut at 6 tokens; raise --max-new-tokens\n"
+    )
+
+
+def test_json_is_one_object_with_everything(clip: Path) -> None:
+    result = run("ask", clip, "What is seen?", *SHORT, "--json")
+    assert result.exit_code == 0
+    assert result.stdout.count("\n") == 1
+    told = json.loads(result.stdout)
+    assert told["text"] + "\n" == run("ask", clip, "What is seen?", *SHORT).stdout
+    assert len(told["ids"]) == 6
+    assert told["finish"] == "length"
+    assert told["system"] == "longva"
+    assert told["video"] == str(clip)
+    assert told["model"] == str(MODEL)
+    assert told["question"] == "What is seen?"
+    assert told["stats"]["frames"] == 4
+    assert told["stats"]["warnings"] == []
+    assert all(0 <= span["start"] <= span["end"] <= 2.0 for span in told["evidence"])
+    assert told["evidence"], "a video that was looked at is evidence"
+
+
+def test_stream_prints_the_same_text(clip: Path) -> None:
+    whole = run("ask", clip, "What is seen?", *SHORT, "--no-stream")
+    streamed = run("ask", clip, "What is seen?", *SHORT, "--stream")
+    assert streamed.stdout.split() == whole.stdout.split()
+    assert streamed.stdout.endswith("\n")
+
+
+def test_options_reach_the_decoder(clip: Path) -> None:
+    seeds = [
+        run("ask", clip, "What?", *SHORT, "--temperature", "5", "--seed", seed).stdout
+        for seed in "001"
+    ]
+    assert seeds[0] == seeds[1] != seeds[2]
+    first = json.loads(run("ask", clip, "What?", *SHORT, "--json").stdout)["text"]
+    stop = first[len(first) // 2 :][:3]
+    cut_short = run("ask", clip, "What?", *SHORT, "--stop", stop).stdout.strip()
+    assert cut_short == first.split(stop)[0].strip()
+
+
+def test_chat_remembers_what_was_said(clip: Path) -> None:
+    system = load(MODEL, device="cpu", dtype="float32", vision_tower=MODEL / "vision_tower")
+    memory = system.watch(str(clip), max_frames=4)
+    options = system.options(max_new_tokens=6)
+    first = system.ask(memory, "What is seen?", options).text
+    second = system.ask(memory, "And then?", options, [("What is seen?", first)]).text
+    lines = "\n  What is seen?\nAnd then?\nexit\nNever asked\n"
+    result = run("chat", clip, *SHORT, text=lines)
+    assert result.exit_code == 0
+    assert result.stdout == f"{first}\n{second}\n"
+
+
+def test_chat_ends_with_its_input(clip: Path) -> None:
+    result = run("chat", clip, *SHORT, text="")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_evidence_is_a_sheet_of_the_frames_looked_at(clip: Path, tmp_path: Path) -> None:
+    result = run("ask", clip, "What?", *SHORT, "--json", "--evidence", tmp_path / "seen.png")
+    assert result.exit_code == 0
+    spans = json.loads(result.stdout)["evidence"]
+    with Image.open(tmp_path / "seen.png") as sheet:
+        found = {colour for _, colour in sheet.convert("RGB").getcolors(1 << 20) or []}
+    with open_video(clip) as video:
+        for span in spans:
+            frame = next(video.read(seconds=[span["start"]])).pixels_TCHW[0]
+            assert tuple(frame[:, 32, 32].tolist()) in found
+
+
+@pytest.mark.parametrize(
+    ("target", "told"), [("seen.text", "cannot save"), ("nowhere/seen.png", "is no folder")]
+)
+def test_evidence_that_cannot_be_saved_is_refused_first(
+    target: str, told: str, clip: Path, tmp_path: Path
+) -> None:
+    result = run("ask", clip, "What?", "-m", "nowhere", "--evidence", tmp_path / target)
+    assert result.exit_code == 2
+    assert told in error_line(result)
+
+
+def test_a_picture_is_answered_but_has_no_moments(folder: Path, tmp_path: Path) -> None:
+    picture = folder / "picture.png"
+    Image.new("RGB", (90, 60), (200, 30, 30)).save(picture)
+    result = run("ask", picture, "What?", *SHORT, "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["stats"]["visual_tokens"] > 0
+    result = run("ask", picture, "What?", *SHORT, "--evidence", tmp_path / "seen.png")
+    assert result.exit_code == 2
+    assert "still picture" in error_line(result)
+
+
+# -- inspect --------------------------------------------------------------------------------------
+
+
+def test_inspect_a_video(clip: Path) -> None:
+    result = run("inspect", clip)
+    assert result.exit_code == 0
+    assert [line.split(maxsplit=1) for line in result.stdout.splitlines()] == [
+        ["file", "ten.mp4"],
+        ["picture", "64 x 64, mpeg4"],
+        ["length", "0:02.0"],
+        ["frames", "10 at 5 per second"],
+    ]
+    assert json.loads(run("inspect", clip, "--json").stdout)["frames"] == 10
+
+
+def test_inspect_foretells_what_watching_takes(clip: Path) -> None:
+    system = load(MODEL, device="cpu", vision_tower=MODEL / "vision_tower")
+    memory = system.watch(str(clip), max_frames=8)
+    told = json.loads(run("inspect", MODEL, *TOWER, "--device", "cpu", "--json").stdout)
+    cost = next(cost for cost in told["costs"] if cost["frames"] == 8)
+    assert cost["tokens"] == memory.stats.visual_tokens
+    assert cost["cache_bytes"] * memory.length == memory.bytes * cost["tokens"]
+    assert told["weight_bytes"] == sum(weight.nbytes for weight in system.model.parameters())
+    assert told["parameters"] == sum(weight.numel() for weight in system.model.parameters())
+    assert told["frames"] == system.frames
+
+
+def test_inspect_shows_a_table_of_costs() -> None:
+    lines = run("inspect", MODEL, *TOWER, "--device", "cpu").stdout.splitlines()
+    assert lines[1].split() == ["system", "longva"]
+    assert lines[-5].split()[:2] == ["8", "72"]
+
+
+@pytest.mark.parametrize(
+    ("target", "code"), [("nowhere.mp4", 3), ("nowhere", 3), ("/nowhere/at/all", 3)]
+)
+def test_inspect_nothing(target: str, code: int) -> None:
+    result = run("inspect", target)
+    assert result.exit_code == code
+    assert "nowhere" in error_line(result)
+
+
+# -- videos that are none -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "missing.mp4",
+        "folder",
+        "text.mp4",
+        "empty.mp4",
+        "sound.mp4",
+        "torn-no-index.mp4",
+        "none.mp4",
+        "none.mkv",
+    ],
+)
+def test_what_is_no_video_is_one_line_and_status_3(name: str, folder: Path) -> None:
+    path = folder / name
+    if name == "folder":
+        path.mkdir()
+    elif name == "text.mp4":
+        path.write_text("This was renamed.\n" * 50)
+    elif name == "empty.mp4":
+        path.touch()
+    elif name == "sound.mp4":
+        write_sound(path)
+    elif name.startswith("torn"):
+        cut(write_clip(folder / "no-index.mp4", 10), 0.6)
+    elif name.startswith("none"):
+        write_clip(path, 0)
+    result = run("ask", path, "What?", *SHORT)
+    assert result.exit_code == 3
+    assert name in error_line(result)
+
+
+def test_a_video_of_one_frame_is_answered(folder: Path) -> None:
+    result = run("ask", write_clip(folder / "one.mp4", 1), "What?", *SHORT, "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["stats"]["frames"] == 4  # the published rule repeats frames
+
+
+def test_a_video_that_breaks_off_is_answered_with_a_warning(folder: Path) -> None:
+    torn = cut(write_clip(folder / "long.mkv", 40), 0.5)
+    result = run("ask", torn, "What?", *SHORT, "--json")
+    assert result.exit_code == 0
+    told = json.loads(result.stdout)
+    assert len(told["stats"]["warnings"]) == 1
+    assert f"longtake: warning: {told['stats']['warnings'][0]}" in result.stderr
+
+
+# -- models that are none -------------------------------------------------------------------------
+
+
+def test_a_model_that_is_nowhere(clip: Path, folder: Path) -> None:
+    result = run("ask", clip, "What?", "--model", folder / "nowhere")
+    assert result.exit_code == 4
+    assert "nowhere" in error_line(result)
+
+
+def test_a_model_that_is_a_file(clip: Path) -> None:
+    result = run("ask", clip, "What?", "--model", clip)
+    assert result.exit_code == 4
+    assert "is a file" in error_line(result)
+
+
+@pytest.mark.parametrize(
+    ("broken", "content", "told"),
+    [
+        ("config.json", None, "config.json"),
+        ("config.json", b"{", "config.json"),
+        ("config.json", b"{}", "no system recognises"),
+        ("tokenizer.json", b"nonsense", "tokenizer"),
+        ("model-00002-of-00002.safetensors", None, "model-00002-of-00002.safetensors"),
+        ("model-00002-of-00002.safetensors", b"\x08\0\0\0\0\0\0\0{}      ", "missing"),
+        ("model-00002-of-00002.safetensors", b"\xff" * 100, "safetensors"),
+    ],
+)
+def test_a_model_folder_that_is_broken(
+    broken: str, content: bytes | None, told: str, clip: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(MODEL, tmp_path / "model")
+    (tmp_path / "model" / broken).unlink()
+    if content is not None:
+        (tmp_path / "model" / broken).write_bytes(content)
+    result = run("ask", clip, "What?", "--model", tmp_path / "model", *TOWER)
+    assert result.exit_code == 4
+    assert told in error_line(result)
+
+
+# -- options --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["--dtype", "float33"], 2, "float33"),
+        (["--device", "abacus"], 2, "abacus"),
+        (["--system", "longvb"], 2, "longvb"),
+        (["--top-p", "3"], 2, "top_p"),
+        (["--temperature", "-1"], 2, "temperature"),
+        (["--max-new-tokens", "0"], 2, "max_new_tokens"),
+        (["--stop", ""], 2, "stop"),
+        (["--json", "--stream"], 2, "--stream"),
+    ],
+)
+def test_an_option_that_means_nothing(words: list[str], code: int, told: str, clip: Path) -> None:
+    result = run("ask", clip, "What?", *TINY, *words)
+    assert result.exit_code == code
+    assert told in error_line(result)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["ask"],
+        ["ask", "a.mp4"],
+        ["ask", "a.mp4", "What?", "--max-frames", "0"],
+        ["ask", "a.mp4", "What?", "--max-frames", "many"],
+        ["ask", "a.mp4", "What?", "--maxframes", "3"],
+        ["answer", "a.mp4"],
+    ],
+)
+def test_wrong_usage_is_status_2(words: list[str]) -> None:
+    result = run(*words)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "Error: " in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("question", ["", "  \n"])
+def test_an_empty_question_is_refused_before_any_work(question: str) -> None:
+    result = run("ask", "nowhere.mp4", question)
+    assert result.exit_code == 5
+    assert "question" in error_line(result)
+
+
+# -- leaving --------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_while_watching_is_one_line_and_status_130(folder: Path) -> None:
+    clip = write_clip(folder / "endless.mkv", 300, size=256)
+    screen, terminal = pty.openpty()
+    # 200,000 frames take minutes; the bar on the terminal says when watching has begun
+    process = start("ask", clip, "What?", *TINY, "--max-frames", "200000", stderr=terminal)
+    os.close(terminal)
+    shown = read_until(screen, b"watching")
+    process.send_signal(signal.SIGINT)
+    shown += read_until(screen, b"interrupted")
+    out, _ = process.communicate(timeout=60)
+    os.close(screen)
+    assert process.returncode == 130
+    assert out == ""
+    assert b"Traceback" not in shown
+    assert b"longtake: interrupted" in shown
+
+
+def read_until(screen: int, word: bytes) -> bytes:
+    """What a terminal shows up to and with a word; fails after a minute."""
+    shown, end = b"", time.monotonic() + 60
+    while word not in shown:
+        ready, _, _ = select.select([screen], [], [], max(0.0, end - time.monotonic()))
+        assert ready, shown
+        shown += os.read(screen, 4096)
+    return shown
+
+
+def test_a_reader_that_goes_away_is_quiet(clip: Path) -> None:
+    read, write = os.pipe()
+    process = start("inspect", clip, stdout=write)
+    os.close(write)
+    os.close(read)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 141
+    assert err == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_one_line(clip: Path) -> None:
+    with open("/dev/full", "w") as full:
+        process = start("inspect", clip, stdout=full.fileno())
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert err == "longtake: error: No space left on device\n"
+
+
+# -- the face itself ------------------------------------------------------------------------------
+
+OPTIONS = {
+    "ask": "video question --model -m --system --vision-tower --device --dtype --max-frames "
+    "--max-new-tokens --temperature --top-p --top-k --repetition-penalty --seed --stop "
+    "--stream --no-stream --json --evidence",
+    "chat": "video --model -m --system --vision-tower --device --dtype --max-frames "
+    "--max-new-tokens --temperature --top-p --top-k --repetition-penalty --seed --stop "
+    "--stream --no-stream",
+    "inspect": "target --system --vision-tower --device --dtype --json",
+    "train": "recipe --set --resume",
+}
+
+
+def test_the_list_of_options_is_frozen() -> None:
+    """Add an option here only after asking whether a default or a recipe would do."""
+    commands = typer.main.get_command(app).commands
+    found = {
+        name: " ".join(
+            word for part in command.params for word in [*part.opts, *part.secondary_opts]
+        )
+        for name, command in commands.items()
+    }
+    assert found == {name: " ".join(words.split()) for name, words in OPTIONS.items()}
+
+
+@pytest.mark.parametrize("words", [["--help"], ["ask", "--help"], ["--version"]])
+def test_help_is_quick_and_brings_no_torch(words: list[str]) -> None:
+    code = (
+        "import sys; from longtake.cli import main\n"
+        f"sys.argv[1:] = {words}\n"
+        "try: main()\n"
+        "except SystemExit as left: assert not left.code, left.code\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'av', 'PIL', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    costs = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(
+            [sys.executable, "-c", code], env=ENVIRONMENT, check=True, capture_output=True
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        costs.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+    # processor time, which a busy machine stretches less: 0.2 s measured, torch takes a second
+    assert min(costs) < 0.4
+
+
+def test_help_documents_every_exit_status() -> None:
+    told = run("--help").stdout
+    for code in (0, 1, 2, 3, 4, 5, 6, 7, 130, 141):
+        assert f" {code}  " in told
