@@ -44,16 +44,14 @@ def resized(features_TPD: Tensor, stride: int, **how: Any) -> Tensor:
     """Interpolate a square grid of patches down by `stride`: [T, P, D] -> [T, Q, D]."""
     side = round(features_TPD.shape[1] ** 0.5)
     grid_TDHW = features_TPD.transpose(1, 2).unflatten(2, (side, side))
-    small_TDHW = F.interpolate(grid_TDHW, (side // stride,) * 2, **how)
-    pooled_TQD: Tensor = small_TDHW.flatten(2).transpose(1, 2)
-    return pooled_TQD
+    return F.interpolate(grid_TDHW, (side // stride,) * 2, **how).flatten(2).transpose(1, 2)
 
 
 def transposed(features_TPD: Tensor, stride: int) -> Tensor:
     """The right values, column by column."""
     pooled_TQD = grid_pool(features_TPD, stride)
     side = round(pooled_TQD.shape[1] ** 0.5)
-    return pooled_TQD.unflatten(1, (side, side)).transpose(1, 2).flatten(1, 2)
+    return pooled_TQD.reshape(-1, side, side, pooled_TQD.shape[2]).transpose(1, 2).flatten(1, 2)
 
 
 POOLINGS: dict[str, tuple[str, Callable[[Tensor, int], Tensor]]] = {
