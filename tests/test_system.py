@@ -7,7 +7,7 @@ import torch
 
 from longtake import engine
 from longtake.engine import Observer, prefill
-from longtake.errors import OptionError, PromptError, VideoError
+from longtake.errors import CapacityError, OptionError, PromptError, VideoError
 from longtake.parts.splice import embed_pieces
 from longtake.system import System
 from longtake.types import Entry, Frames, VisualTokens
@@ -207,12 +207,41 @@ def test_evidence_does_not_run_over_from_one_video_to_the_next() -> None:
     assert [(s.visual, s.start, s.end) for s in spans] == [(0, 1.0, 2.0), (1, 0.0, 1.0)]
 
 
+def test_a_limit_cuts_as_the_original_does() -> None:
+    """Right truncation: 30 tokens end among the frames, so the question is never read."""
+    system = tiny()
+    visuals, options = [tokens_of(system, noise(4))], system.options(max_new_tokens=6)
+    prompts = [system.template.prompt(f"<image>\n{question}") for question in ("Why?", "How?")]
+    cut = [system.complete(prompt, visuals, options, limit=30) for prompt in prompts]
+    assert cut[0].ids == cut[1].ids
+    assert cut[0].stats.prompt_tokens == 30
+    whole = [system.complete(prompt, visuals, options) for prompt in prompts]
+    assert whole[0].ids != whole[1].ids
+
+
+def test_what_cannot_fit_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    system = tiny()
+    # 4 layers x 2 heads x 16 numbers x 4 bytes, keys and values: 1024 bytes a token
+    memory = type("Memory", (), {"available": 60 * 1024})
+    monkeypatch.setattr(engine.psutil, "virtual_memory", lambda: memory)
+    assert system.watch(noise(4), max_frames=4).bytes == 54 * 1024
+    with pytest.raises(CapacityError, match=r"63 tokens need .* of the frames would fit"):
+        system.watch(noise(5), max_frames=5)
+
+
+def test_more_than_was_trained_is_told() -> None:
+    system = dataclasses.replace(tiny(), window=50)
+    assert system.watch(noise(3), max_frames=3).stats.warnings == ()
+    (warning,) = system.watch(noise(4), max_frames=4).stats.warnings
+    assert "54 tokens are more than the 50" in warning
+
+
 def test_user_mistakes() -> None:
     system = tiny()
     memory = system.watch(noise(2), max_frames=2)
     with pytest.raises(PromptError, match="empty"):
         system.ask(memory, "  ")
-    with pytest.raises(OptionError, match="at least 1, got 0"):
+    with pytest.raises(OptionError, match="must be 1 to 1000000, got 0"):
         system.watch(noise(2), max_frames=0)
     with pytest.raises(PromptError, match="nothing to watch"):
         system.watch()

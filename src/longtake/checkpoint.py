@@ -11,6 +11,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,36 @@ from longtake.model import Blueprint, LongtakeConfig, LongtakeModel
 
 Keys = Sequence[tuple[str, str]]
 """(published prefix, own prefix) pairs; the first that fits a name renames it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Names:
+    """How a folder names its weights."""
+
+    keys: Keys
+    """Published prefix, own prefix."""
+    ignored: Sequence[str] = ()
+    """Anchored patterns of published names that are expected and unused."""
+    absent: tuple[str, ...] = ()
+    """Own prefixes that the folder does not hold; the caller loads them."""
+
+    def found(self, shapes: Mapping[str, Any]) -> dict[str, Any]:
+        """The published names that count, in our spelling."""
+        leftovers = re.compile("|".join(self.ignored) or r"(?!)")
+        return {
+            rename(name, self.keys): value
+            for name, value in shapes.items()
+            if not leftovers.match(name)
+        }
+
+    def needed(self, model: LongtakeModel) -> dict[str, tuple[int, ...]]:
+        """Names and shapes the folder must hold: all but what is absent, or tied to another."""
+        tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
+        return {
+            name: tuple(weight.shape)
+            for name, weight in model.state_dict().items()
+            if name not in tied and not name.startswith(self.absent or "\n")
+        }
 
 
 def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -70,39 +101,21 @@ def rename(name: str, keys: Keys) -> str:
     return name
 
 
-def check_names(
-    shapes: Mapping[str, tuple[int, ...]],
-    model: LongtakeModel,
-    keys: Keys,
-    ignored: Sequence[str],
-    absent: tuple[str, ...] = (),
-) -> None:
-    """Raise CheckpointError unless the published names and shapes are just what the model needs.
-
-    `ignored`: anchored patterns of published names that are expected and unused.
-    """
-    tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
-    needed = {
-        name: tuple(weight.shape)
-        for name, weight in model.state_dict().items()
-        if not name.startswith(absent or "\n")
-    }
-    leftovers = re.compile("|".join(ignored) or r"(?!)")
-    found = {
-        rename(name, keys): shape for name, shape in shapes.items() if not leftovers.match(name)
-    }
+def check_names(shapes: Mapping[str, tuple[int, ...]], model: LongtakeModel, names: Names) -> None:
+    """Raise CheckpointError unless published names and shapes are just what the model needs."""
+    needed, found = names.needed(model), names.found(shapes)
+    if model.config.tie_word_embeddings:
+        found.pop("lm_head.weight", None)  # some folders hold a copy of the tied head
+    wrong = sorted(n for n in needed.keys() & found.keys() if needed[n] != found[n])
     problems = [
-        ("missing", sorted(needed.keys() - found.keys() - tied)),
+        ("missing", sorted(needed.keys() - found.keys())),
         ("unexpected", sorted(found.keys() - needed.keys())),
-        (
-            "of another shape",
-            sorted(n for n in needed.keys() & found.keys() if needed[n] != found[n]),
-        ),
+        ("of another shape", wrong),
     ]
     told = [
-        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for what, names in problems
-        if names
+        f"{len(those)} {what} ({', '.join(those[:3])}{', ...' if len(those) > 3 else ''})"
+        for what, those in problems
+        if those
     ]
     if told:
         raise CheckpointError(f"the weights do not fit the config: {'; '.join(told)}")
@@ -111,21 +124,18 @@ def check_names(
 def load_model(
     folder: Folder,
     plan: Blueprint,
-    keys: Keys,
-    ignored: Sequence[str],
+    names: Names,
     device: torch.device,
     dtype: torch.dtype | None,
-    absent: tuple[str, ...] = (),
 ) -> LongtakeModel:
     """Load a published folder strictly. `dtype` None keeps the stored one.
 
-    `absent`: own prefixes that the folder does not hold; the caller loads them. Raises
-    CheckpointError on any missing, unexpected or mismatched name, and on damaged files.
+    Raises CheckpointError on any missing, unexpected or mismatched name, and on damaged files.
     """
     config = LongtakeConfig.of(plan.sizes, plan.tied)
     with torch.device("meta"):
         skeleton = LongtakeModel(config, plan)
-    check_names(weight_shapes(folder.path), skeleton, keys, ignored, absent)
+    check_names(weight_shapes(folder.path), skeleton, names)
     quiet = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -134,7 +144,7 @@ def load_model(
             folder.path,
             plan,
             config=config,
-            key_mapping={f"^{re.escape(published)}": own for published, own in keys},
+            key_mapping={f"^{re.escape(published)}": own for published, own in names.keys},
             dtype=dtype or stored_dtype(folder),
             output_loading_info=True,
             use_safetensors=True,
@@ -143,11 +153,7 @@ def load_model(
     finally:
         transformers_logging.set_verbosity(quiet)
     model, info = loaded
-    unset = [
-        name
-        for name in info["missing_keys"]
-        if not name.startswith(absent or "\n") and not (plan.tied and name == "lm_head.weight")
-    ]
+    unset = set(info["missing_keys"]) & names.needed(skeleton).keys()
     if unset or info["mismatched_keys"]:
         raise CheckpointError(f"the loader left {len(unset)} weights of {folder.path} unset")
     torch.nn.Module.to(model, device).eval()  # the host's own `to` is wrapped beyond typing
@@ -161,14 +167,12 @@ def stored_dtype(folder: Folder) -> torch.dtype:
     )
 
 
-def load_part(part: nn.Module, path: Path, keys: Keys, ignored: Sequence[str]) -> None:
+def load_part(part: nn.Module, path: Path, names: Names) -> None:
     """Load one part (a stand-alone tower) from its own folder, strictly."""
-    leftovers = re.compile("|".join(ignored) or r"(?!)")
     weights = {
-        rename(name, keys): weight
+        name: weight
         for file in weight_files(path)
-        for name, weight in load_file(file).items()
-        if not leftovers.match(name)
+        for name, weight in names.found(load_file(file)).items()
     }
     try:
         part.load_state_dict(weights, strict=True)

@@ -13,12 +13,13 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import psutil
 import torch
 from torch import Tensor
 
-from longtake.errors import PromptError
+from longtake.errors import CapacityError, PromptError
 from longtake.model import LongtakeModel
-from longtake.parts.cache import GrowingCache
+from longtake.parts.cache import GrowingCache, kv_bytes_per_token
 from longtake.parts.qwen2 import Step
 from longtake.parts.sampling import choose
 from longtake.parts.splice import rechunk
@@ -49,7 +50,10 @@ class Observer:
         """Called by each layer with the last query's attention."""
         summed = weights_BHN.sum((0, 1), dtype=torch.float64).cpu().cumsum(0)
         summed = torch.cat([summed.new_zeros(1), summed])
-        self.mass_T += summed[self._stops_T] - summed[self._starts_T]
+        seen = len(summed) - 1  # a prompt that was cut short has frames behind its end
+        self.mass_T += (
+            summed[self._stops_T.clamp(max=seen)] - summed[self._starts_T.clamp(max=seen)]
+        )
 
     def spans(self, durations: Sequence[float], most: int = 5) -> tuple[Span, ...]:
         """Runs of frames that stand out, heaviest first.
@@ -117,6 +121,24 @@ def prefill(
     if last is None:
         raise PromptError("there is nothing to read: the prompt has no tokens")
     return last
+
+
+def require_room(model: LongtakeModel, tokens: int) -> None:
+    """Raise CapacityError if the keys and values of `tokens` do not fit the free memory."""
+    config, dtype = model.config, model.compute_dtype
+    each = kv_bytes_per_token(
+        config.num_hidden_layers, config.num_key_value_heads, config.head_dim, dtype
+    )
+    if model.device.type == "cuda":
+        free = torch.cuda.mem_get_info(model.device)[0]
+    else:
+        free = psutil.virtual_memory().available
+    if tokens * each > free:
+        raise CapacityError(
+            f"{tokens} tokens need {tokens * each / 2**30:.1f} GiB of keys and values, "
+            f"{free / 2**30:.1f} GiB are free on {model.device.type}; "
+            f"about {free / each / tokens:.0%} of the frames would fit"
+        )
 
 
 def with_next(stream: Iterator[Tensor]) -> Iterator[tuple[Tensor, bool]]:

@@ -114,6 +114,7 @@ class LongtakeModel(PreTrainedModel, GenerationMixin):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
+        *,
         logits_to_keep: int | Tensor = 0,
         between: Between | None = None,
         **unused: Any,

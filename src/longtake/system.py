@@ -23,18 +23,21 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from longtake.engine import Observer, Written, prefill, write
+from longtake.engine import Observer, Written, prefill, require_room, write
 from longtake.errors import OptionError, PromptError
 from longtake.folder import Folder, Tokenizer
 from longtake.model import LongtakeModel
 from longtake.parts.cache import GrowingCache
 from longtake.parts.chat import Template, Turn
-from longtake.parts.splice import Piece, embed_pieces, entries_of, pieces_of
+from longtake.parts.splice import Piece, embed_pieces, entries_of, first_rows, pieces_of
 from longtake.parts.text import cut_at_stop
 from longtake.reader import Fitted, Progress, Reader
 from longtake.types import Answer, Entry, Frames, Memory, Options, Stats, VisualTokens
 from longtake.video.inputs import Source
 from longtake.video.pixels import ClipProcessor
+
+MOST_FRAMES = 1_000_000
+"""Eleven days at one frame a second; more is a slip of the keyboard."""
 
 
 def quiet(stage: str, done: int, total: int) -> None:
@@ -62,6 +65,8 @@ class System:
     """Frames to sample when the caller does not say."""
     end_ids: frozenset[int]
     """Token ids that end an answer."""
+    window: int | None = None
+    """Tokens the checkpoint says it was trained to read."""
 
     # -- watch ------------------------------------------------------------------------------------
 
@@ -77,13 +82,18 @@ class System:
         VideoError.
         """
         num = self.frames if max_frames is None else max_frames
-        if num < 1:
-            raise OptionError(f"max_frames must be at least 1, got {num}")
+        if not 1 <= num <= MOST_FRAMES:
+            raise OptionError(f"max_frames must be 1 to {MOST_FRAMES}, got {num}")
         if not sources:
             raise PromptError("there is nothing to watch; give a video or an image")
         began = time.perf_counter()
         cache = self.model.new_cache()
-        reader = Reader(eye=self, num=num, progress=progress or quiet, reserve=cache.reserve)
+
+        def reserve(tokens: int) -> None:
+            require_room(self.model, tokens)
+            cache.reserve(tokens)
+
+        reader = Reader(eye=self, num=num, progress=progress or quiet, reserve=reserve)
         with closing(reader.stream(self.template.head(), sources)) as stream:
             prefill(self.model, stream, cache, progress=reader.prefilled)
         stats = Stats(
@@ -92,7 +102,7 @@ class System:
             visual_tokens=sum(entry.stop - entry.start for entry in reader.entries),
             watch_seconds=time.perf_counter() - began,
             memory_bytes=cache.nbytes,
-            warnings=tuple(reader.warnings),
+            warnings=(*reader.warnings, *self.beyond_training(cache.get_seq_length())),
         )
         return Memory(
             cache=cache,
@@ -103,6 +113,13 @@ class System:
             fingerprint=self.fingerprint,
             stats=stats,
         )
+
+    def beyond_training(self, tokens: int) -> tuple[str, ...]:
+        """A warning if there are more tokens than the checkpoint was trained to read."""
+        if self.window is None or tokens <= self.window:
+            return ()
+        trained = f"the {self.window} this checkpoint was trained to read"
+        return (f"{tokens} tokens are more than {trained}; answers may suffer (nothing was cut)",)
 
     def fit(self, frames: Iterator[Frames]) -> Iterator[Fitted]:
         """Resize and crop frames to bytes [T, 3, h, w] with their times; runs on a thread."""
@@ -171,8 +188,19 @@ class System:
         finally:
             memory.cache.rewind(memory.length)
 
-    def complete(self, prompt: str, visuals: Sequence[VisualTokens], options: Options) -> Answer:
-        """Answer a whole prompt in the template's own words, with `<image>` at each visual."""
+    def complete(
+        self,
+        prompt: str,
+        visuals: Sequence[VisualTokens],
+        options: Options,
+        *,
+        limit: int | None = None,
+    ) -> Answer:
+        """Answer a whole prompt in the template's own words, with `<image>` at each visual.
+
+        `limit`: read only so many tokens, which is what the originals do silently at
+        tokenizer_model_max_length; it exists to reproduce them.
+        """
         pieces = self.pieces(prompt, visuals)
         entries: list[Entry] = []
         place = 0
@@ -191,6 +219,8 @@ class System:
             fingerprint=self.fingerprint,
         )
         stream = embed_pieces(pieces, self.model.embed, self.model.device)
+        if limit is not None:
+            stream = first_rows(stream, limit)
         return self._answer(empty, stream, options)
 
     def pieces(self, prompt: str, visuals: Sequence[VisualTokens]) -> list[Piece]:

@@ -67,6 +67,15 @@ def entries_of(tokens: VisualTokens, start: int, visual: int) -> list[Entry]:
     return entries
 
 
+def first_rows(stream: Iterator[Tensor], limit: int) -> Iterator[Tensor]:
+    """The first `limit` rows of a stream of [S_i, D]."""
+    for piece in stream:
+        if limit <= 0:
+            return
+        yield piece[:limit]
+        limit -= len(piece)
+
+
 def rechunk(stream: Iterator[Tensor], size: int) -> Iterator[Tensor]:
     """Regroup [S_i, D] pieces into blocks of exactly `size` rows (the last may be shorter)."""
     held: list[Tensor] = []

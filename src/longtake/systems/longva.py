@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from longtake.checkpoint import load_model, load_part, weight_shapes
+from longtake.checkpoint import Names, load_model, load_part, weight_shapes
 from longtake.folder import Folder, TowerFiles, end_ids, load_tokenizer, require
 from longtake.model import Blueprint, blueprint
 from longtake.parts.chat import QWEN_1_5
@@ -70,6 +70,8 @@ class Config:
     aspect: str | None
     pinpoints: tuple[Size, ...]
     frames: int
+    window: int | None
+    """tokenizer_model_max_length: the original cuts what is longer, question and all."""
 
     @classmethod
     def from_published(cls, config: Mapping[str, Any], tower: Mapping[str, Any]) -> Config:
@@ -91,6 +93,7 @@ class Config:
             aspect=config.get("image_aspect_ratio"),
             pinpoints=parse_pinpoints(config.get("image_grid_pinpoints") or [], vit.image),
             frames=whole(config.get("longtake") or {}, "frames", 32),
+            window=config.get("tokenizer_model_max_length"),
         )
 
     def blueprint(self) -> Blueprint:
@@ -145,13 +148,12 @@ def load(
 ) -> LongVA:
     """Load a checkpoint; the tower's weights come from `tower` only if the checkpoint has none."""
     config = Config.from_published(folder.config, tower.config)
-    plan, ignored = config.blueprint(), config.ignored()
     inside = any(name.startswith(TOWER) for name in weight_shapes(folder.path))
-    model = load_model(
-        folder, plan, KEYS, ignored, device, dtype, absent=() if inside else ("tower.",)
-    )
+    names = Names(keys=KEYS, ignored=config.ignored(), absent=() if inside else ("tower.",))
+    model = load_model(folder, config.blueprint(), names, device, dtype)
     if not inside:
-        load_part(model.tower, tower.weights(), ALONE, config.ignored(ALONE[0][0]))
+        alone = Names(keys=ALONE, ignored=config.ignored(ALONE[0][0]))
+        load_part(model.tower, tower.weights(), alone)
     tokenizer = load_tokenizer(folder.path)
     model.usable_vocab = min(len(tokenizer), config.decoder.vocab)
     return LongVA(
@@ -164,5 +166,6 @@ def load(
         compress=pool_frames(config.stride, config.mode),
         frames=config.frames,
         end_ids=end_ids(folder, tokenizer),
+        window=config.window,
         config=config,
     )
