@@ -36,8 +36,7 @@ class Trial:
         return self.got == self.wanted
 
 
-ABOUT = """Exact free-running answers in per cent with 95 % Wilson intervals. Faces, words, wordings
-and
+ABOUT = """Exact free-running answers in per cent with 95 % Wilson intervals. Faces, words, wordings and
 clips were never trained on. `moment`: the heaviest evidence lies within one sampling interval."""
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
+from torch import nn
 
 from longtake.checkpoint import save_model
 from longtake.model import LongtakeModel
@@ -33,7 +34,8 @@ def export(state: Path, target: Path) -> Path:
 
 def export_model(model: LongtakeModel, tokenizer: Tokenizer, target: Path) -> None:
     """Write a model in training as a folder; the model itself becomes bf16."""
-    save_model(model.to(torch.bfloat16), KEYS, model_fields(tokenizer), target)
+    nn.Module.to(model, torch.bfloat16)
+    save_model(model, KEYS, model_fields(tokenizer), target)
     _write(target / "generation_config.json", generation_fields(tokenizer))
     tokenizer.save(str(target / "tokenizer.json"))
     _write(target / "tokenizer_config.json", TOKENIZER_FIELDS)

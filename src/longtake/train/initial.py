@@ -49,7 +49,7 @@ def decoder_sizes(vocabulary: int) -> DecoderConfig:
 
 def new_model(vocabulary: int, seed: int) -> LongtakeModel:
     """A model in fp32 with first weights that depend on the seed alone."""
-    model = build(blueprint(TOWER, decoder_sizes(vocabulary), tied=False)).float()
+    model = build(blueprint(TOWER, decoder_sizes(vocabulary), tied=False))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, module in model.named_modules():
@@ -60,13 +60,16 @@ def new_model(vocabulary: int, seed: int) -> LongtakeModel:
                 module.weight.normal_(0.0, spread, generator=generator)
                 if module.bias is not None:
                     module.bias.zero_()
-        embeddings = model.tower.embeddings
-        embeddings.patch_embedding.weight.normal_(0.0, 432**-0.5, generator=generator)
-        embeddings.position_embedding.weight.copy_(
+        weights = dict(model.named_parameters())
+        patches = weights["tower.embeddings.patch_embedding.weight"]
+        patches.normal_(0.0, patches[0].numel() ** -0.5, generator=generator)
+        weights["tower.embeddings.position_embedding.weight"].copy_(
             grid_positions(TOWER.image // TOWER.patch, TOWER.hidden)
         )
-        embeddings.class_embedding.normal_(0.0, 0.5, generator=generator)
-        model.decoder.embed_tokens.weight.copy_(symbol_table(vocabulary, model.config.hidden_size))
+        weights["tower.embeddings.class_embedding"].normal_(0.0, 0.5, generator=generator)
+        weights["decoder.embed_tokens.weight"].copy_(
+            symbol_table(vocabulary, model.config.hidden_size)
+        )
     return model
 
 
@@ -75,6 +78,11 @@ def symbol_table(vocabulary: int, width: int) -> Tensor:
     generator = torch.Generator().manual_seed(TABLE_SEED)
     table_VD = torch.randn(vocabulary, width, generator=generator)
     return table_VD / table_VD.square().mean(1, keepdim=True).sqrt()
+
+
+def table_of(model: LongtakeModel) -> Tensor:
+    """The embedding table [V, D], outside of any gradient."""
+    return model.get_input_embeddings().get_parameter("weight").detach()
 
 
 def grid_positions(side: int, width: int) -> Tensor:

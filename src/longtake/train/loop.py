@@ -21,12 +21,16 @@ from longtake.errors import CheckpointError, OptionError
 from longtake.model import LongtakeModel
 from longtake.train.config import Moment, TrainConfig
 from longtake.train.initial import new_model
+from longtake.train.plot import plot_log
 from longtake.train.tokenizer import build_tokenizer
 
 
 def run(recipe: Path, overrides: Sequence[str] = (), resume: bool = False) -> Path:
     """Run a recipe and return its folder; `overrides` are "name=value" of plain fields."""
-    return train(override(load_recipe(recipe), overrides), resume)
+    folder = train(override(load_recipe(recipe), overrides), resume)
+    if importlib.util.find_spec("matplotlib") is not None:
+        plot_log(folder / "log.jsonl", folder / "loss.png")
+    return folder
 
 
 def train(config: TrainConfig, resume: bool = False) -> Path:
@@ -71,7 +75,7 @@ def take_step(
     rng = np.random.default_rng([config.seed, step])
     outcome = config.stage.learn(model, tokenizer, Moment(step=step, steps=config.steps, rng=rng))
     optimizer.zero_grad(set_to_none=True)
-    outcome.loss.backward()  # type: ignore[no-untyped-call]
+    outcome.loss.backward()
     norm = nn.utils.clip_grad_norm_(learned(model), config.clip)
     optimizer.step()
     figures = {name: round(value, 4) for name, value in outcome.figures.items()}
@@ -110,7 +114,7 @@ def check(
     model: LongtakeModel, tokenizer: Tokenizer, config: TrainConfig, step: int
 ) -> dict[str, float]:
     """The stage's own measurement, on data no step draws."""
-    model.eval()
+    model.train(False)
     rng = np.random.default_rng([config.seed, step, 1])
     with torch.no_grad():
         figures = config.stage.check(model, tokenizer, rng)

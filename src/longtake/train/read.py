@@ -19,7 +19,7 @@ from longtake.model import LongtakeModel
 from longtake.parts.pooling import grid_pool
 from longtake.train.config import Moment, Outcome
 from longtake.train.fonts import find_faces
-from longtake.train.initial import POOL_STRIDE
+from longtake.train.initial import POOL_STRIDE, table_of
 from longtake.train.pictures import background_picture, card_picture, to_pixels, training_faces
 from longtake.train.tokenizer import Symbols
 from longtake.train.words import TEST_WORDS, random_word
@@ -82,7 +82,8 @@ class ReadStage:
         self, model: LongtakeModel, tokenizer: Tokenizer, rng: np.random.Generator
     ) -> Mapping[str, float]:
         """Letters, words, numbers, colours on faces and words never trained on, at full variety."""
-        symbols, figures = Symbols.of(tokenizer), {}
+        symbols = Symbols.of(tokenizer)
+        figures: dict[str, float] = {}
         for name, faces in (("seen", training_faces()), ("unseen", find_faces().test)):
             cards = [random_card(rng, TEST_WORDS) for _ in range(self.check_pictures)]
             pictures = [card_picture(card, rng, faces, 1.0) for card in cards]
@@ -102,7 +103,7 @@ def see(model: LongtakeModel, pixels_TCHW: Tensor) -> Tensor:
 
 def symbol_logits(model: LongtakeModel, tokens_TND: Tensor) -> Tensor:
     """How near each token is to each embedding: [T, N, V]."""
-    table_VD = model.decoder.embed_tokens.weight
+    table_VD = table_of(model)
     return tokens_TND @ table_VD.T * (SHARPNESS / table_VD.shape[1])
 
 
@@ -123,7 +124,7 @@ def reading_loss(
     weight_TN = torch.where(wanted_TN == symbols.blank, BLANK_WEIGHT, 1.0)
     logits = symbol_logits(model, tokens_TND)
     entropy_TN = F.cross_entropy(logits.flatten(0, 1), wanted_TN.flatten(), reduction="none")
-    target_TND = model.decoder.embed_tokens.weight[wanted_TN]
+    target_TND = table_of(model)[wanted_TN]
     distance_TN = (tokens_TND - target_TND).square().mean(-1)
     loss_TN = entropy_TN.view_as(wanted_TN) + pull * distance_TN
     right_TN = logits.argmax(-1) == wanted_TN

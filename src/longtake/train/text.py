@@ -22,6 +22,7 @@ from longtake.model import LongtakeModel
 from longtake.parts.qwen2 import Step
 from longtake.train.config import Moment, Outcome
 from longtake.train.dialogue import HEAD, IGNORED, Tails, draw_positions, draw_tails
+from longtake.train.initial import table_of
 from longtake.train.retrieval import recall
 from longtake.train.tokenizer import FRAME_TOKENS, Symbols
 from longtake.train.words import random_word
@@ -103,7 +104,7 @@ def symbol_frames(
             content[rng.integers(len(content), size=int(strays.sum()))]
         )
         ids_BTN[row, int(rng.integers(frames))] = torch.tensor(symbols.frame(card))
-    table = model.decoder.embed_tokens.weight.detach()
+    table = table_of(model)
     clean = table[ids_BTN].flatten(1, 2)
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     size_B11 = torch.from_numpy(rng.uniform(0, noise, (len(cards), 1, 1))).float()

@@ -106,10 +106,10 @@ def random_look(
     grey = [int(x) for x in rng.uniform(0, 1, 6) * 34 * difficulty]
     return Look(
         face=faces[int(rng.integers(len(faces)))],
-        shift=(0.014 * wobble[0], 0.03 * wobble[1]),
-        scale=1.0 + 0.03 * wobble[2],
-        width=0.78 + 0.1 * wobble[3],
-        height=1.0 + 0.14 * wobble[4],
+        shift=(0.01 * wobble[0], 0.018 * wobble[1]),
+        scale=1.0 + 0.02 * wobble[2],
+        width=0.78 + 0.08 * wobble[3],
+        height=1.0 + 0.08 * wobble[4],
         ground=(0.012 * wobble[5], 0.85 + 0.13 * wobble[6], 0.85 + 0.13 * wobble[7]),
         plate=(250 - grey[0], 250 - grey[1], 250 - grey[2]),
         ink=(12 + grey[3], 12 + grey[4], 14 + grey[5]),

@@ -9,8 +9,9 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
+from PIL import Image
 
 from longtake.errors import OptionError, VideoError
 from longtake.video.cards import Card, Look, draw_card
@@ -66,18 +67,18 @@ def _write(source: Path, aside: Path, card: Card, place: Place, look: Look | Non
         out = writer.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "veryfast"})
         out.width, out.height, out.pix_fmt = width, height, "yuv420p"
         out.codec_context.time_base = Fraction(1, TICKS)
-        picture = VideoFrame.from_image(draw_card(card, width, height, look))
+        picture = _frame(draw_card(card, width, height, look))
         shown = False
         for frame, is_card in _spliced(reader.decode(stream), picture, rate, place):
             shown = shown or is_card
             writer.mux(out.encode(frame.reformat(width, height, "yuv420p")))
         if not shown:
             raise VideoError(f"{source} ends before {place.at_seconds} s; choose an earlier place")
-        _finish(out, writer)
+        writer.mux(out.encode(None))
 
 
-def _finish(out: VideoStream, writer: av.container.OutputContainer) -> None:
-    writer.mux(out.encode(None))
+def _frame(picture: Image.Image) -> VideoFrame:
+    return VideoFrame.from_ndarray(np.asarray(picture), format="rgb24")
 
 
 def _spliced(
