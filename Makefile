@@ -60,9 +60,8 @@ lint: venv  ## formatting, lint, types, import rules
 	$(PY) -m mypy
 	.venv/bin/lint-imports
 
-bench: venv  ## every script of benchmarks/, one after another
-	@shopt -s nullglob; set -e; for script in benchmarks/*.py; do \
-	    echo "== $$script"; $(PY) "$$script" $(ARGS); done
+bench: venv $(if $(VIDEO),,$(CLIP))  ## needles in a real clip (VIDEO=...): exact answers by length and depth
+	$(PY) benchmarks/needle.py "$(or $(VIDEO),$(CLIP))" $(ARGS)
 
 clean:  ## remove what the tools and the demo made (keeps .venv)
 	rm -rf build dist demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

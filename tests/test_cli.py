@@ -210,6 +210,68 @@ def test_inspect_nothing(target: str, code: int) -> None:
     assert "nowhere" in error_line(result)
 
 
+# -- train ----------------------------------------------------------------------------------------
+
+RECIPE = """
+from pathlib import Path
+from longtake.train.config import Outcome, TrainConfig
+
+
+class Stage:
+    def parts(self, model):
+        return {"head": model.lm_head}
+
+    def learn(self, model, tokenizer, moment):
+        return Outcome(loss=model.lm_head.weight.square().mean())
+
+    def check(self, model, tokenizer, rng):
+        return {}
+
+
+def config():
+    return TrainConfig(stage=Stage(), out=Path("run"), steps=2, rate=0.1, warmup=0, log_every=1)
+"""
+
+
+def test_train_runs_a_recipe_and_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.py").write_text(RECIPE)
+    first = run("train", "recipe.py")
+    assert (first.exit_code, first.stdout) == (0, "run\n")
+    again = run("train", "recipe.py")
+    assert again.exit_code == 2
+    assert "holds a run already" in error_line(again)
+    more = run("train", "recipe.py", "--set", "steps=3", "--set", "rate=0.01", "--resume")
+    assert more.exit_code == 0
+    log = [json.loads(line) for line in Path("run/log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in log] == [1, 2, 3]
+    assert log[0]["loss"] > log[1]["loss"] > log[2]["loss"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["missing.py"], "missing.py"),
+        (["recipe.py", "--set", "steps"], "steps"),
+        (["recipe.py", "--set", "speed=3"], "speed"),
+        (["recipe.py", "--set", "steps=many"], "many"),
+        (["recipe.py", "--set", "steps=0"], "steps"),
+        (["recipe.py", "--resume"], "holds no run"),
+    ],
+)
+def test_train_refuses_what_means_nothing(
+    words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.py").write_text(RECIPE)
+    result = run("train", *words)
+    assert result.exit_code == 2
+    assert told in error_line(result)
+    assert not Path("run").exists()
+
+
 # -- videos that are none -------------------------------------------------------------------------
 
 

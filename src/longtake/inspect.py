@@ -63,7 +63,7 @@ class Cost:
     cache_bytes: int
     """Keys and values of these tokens."""
     fits: bool
-    """Whether they leave room in the window the model was published with."""
+    """Whether they leave room in the window the model was trained for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class ModelReport:
     frames: int
     """Frames it looks at unless told otherwise."""
     window: int | None
-    """Tokens, as published; None if config.json does not say."""
+    """Tokens it was trained to read; None if the checkpoint does not say."""
     costs: tuple[Cost, ...]
 
 
@@ -141,7 +141,6 @@ def inspect_model(
     on_cpu = pick_device(device).type == "cpu"
     made = load(model, device="meta", dtype=dtype, system=system, vision_tower=vision_tower)
     weights = list(made.model.parameters())
-    window = made.folder.config.get("max_position_embeddings")
     return ModelReport(
         path=made.folder.path,
         system=made.name,
@@ -150,15 +149,15 @@ def inspect_model(
         dtype=str(made.model.dtype).removeprefix("torch."),
         picture=picture_size(made),
         frames=made.frames,
-        window=window,
+        window=made.window,
         costs=tuple(
-            cost_of(made, count, window, torch.float32 if on_cpu else made.model.dtype)
+            cost_of(made, count, torch.float32 if on_cpu else made.model.dtype)
             for count in frame_counts
         ),
     )
 
 
-def cost_of(made: System, frames: int, window: int | None, dtype: torch.dtype) -> Cost:
+def cost_of(made: System, frames: int, dtype: torch.dtype) -> Cost:
     """Let a system on the meta device see `frames` frames and count what comes out."""
     from longtake.parts.cache import kv_bytes_per_token
 
@@ -171,7 +170,7 @@ def cost_of(made: System, frames: int, window: int | None, dtype: torch.dtype) -
         frames=frames,
         tokens=tokens,
         cache_bytes=tokens * per_token,
-        fits=window is None or tokens < window,
+        fits=made.window is None or tokens < made.window,
     )
 
 

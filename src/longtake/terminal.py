@@ -107,7 +107,8 @@ def moment(span: Span) -> str:
     """A span in words: "0:12.0-0:15.0 (62 %)", or one time if it has no length."""
     start, end = clock(span.start), clock(span.end)
     when = start if start == end else f"{start}-{end}"
-    return f"{when} ({100 * span.weight:.0f} %)"
+    share = f"{100 * span.weight:.0f} %" if span.weight >= 0.005 else "under 1 %"
+    return f"{when} ({share})"
 
 
 def table(rows: Sequence[Sequence[str]], align: str) -> str:
