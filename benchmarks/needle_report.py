@@ -36,8 +36,8 @@ class Trial:
         return self.got == self.wanted
 
 
-ABOUT = """Exact free-running answers in per cent with 95 % Wilson intervals. Faces, words, wordings and
-clips were never trained on. `moment`: the heaviest evidence lies within one sampling interval."""
+ABOUT = """Exact free-running answers, per cent, with 95 % Wilson intervals. Clips, faces, words
+and wordings were never trained on. `moment`: top evidence within one sampling interval."""
 
 
 def wilson(right: int, total: int) -> str:

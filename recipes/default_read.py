@@ -11,7 +11,7 @@ def config() -> TrainConfig:
     return TrainConfig(
         stage=ReadStage(),
         out=Path("runs/default_read"),
-        steps=3000,
+        steps=5000,
         rate=1.2e-3,
         warmup=200,
         check_every=500,
