@@ -60,7 +60,7 @@ class Source:
                 # The prefix keeps a name like "a:b.mp4" from being taken for a protocol.
                 return av.open(f"file:{self._place}", mode="r", metadata_errors="ignore")
             return av.open(
-                _View(self._place, self._lock),
+                View(self._place, self._lock),
                 mode="r",
                 metadata_errors="ignore",
                 buffer_size=_BLOCK // 4,
@@ -68,6 +68,12 @@ class Source:
             )
         except (FFmpegError, OSError) as problem:
             raise VideoError(f"{self.name}: {self._diagnose(problem)}") from problem
+
+    def raw(self) -> BinaryIO | View:
+        """Return the bytes themselves, with a position of its own; close it."""
+        if isinstance(self._place, str):
+            return open(self._place, "rb")
+        return View(self._place, self._lock)
 
     def close(self) -> None:
         """Drop the spooled copy, if there is one; a file object of the caller stays open."""
@@ -77,7 +83,8 @@ class Source:
     def _diagnose(self, problem: Exception) -> str:
         if isinstance(problem, PermissionError):
             return "may not be read (permission denied); change its permissions or owner"
-        head = self._head()
+        with contextlib.closing(self.raw()) as file:
+            head = file.read(512)
         if not head:
             return "is empty (0 bytes), expected a video; copy or download it again"
         if head[4:8] in (b"ftyp", b"mdat", b"moov", b"wide", b"free"):
@@ -89,14 +96,8 @@ class Source:
             return "is a text file, expected a video; check that it is the right file"
         return "is not a video FFmpeg can read; check the file or convert it to mp4"
 
-    def _head(self) -> bytes:
-        if isinstance(self._place, str):
-            with open(self._place, "rb") as file:
-                return file.read(512)
-        return _View(self._place, self._lock).read(512)
 
-
-class _View:
+class View:
     """One opening's own position in a file object that several openings share."""
 
     def __init__(self, file: IO[bytes], lock: threading.Lock) -> None:
@@ -105,6 +106,7 @@ class _View:
         self._position = 0
 
     def read(self, size: int) -> bytes:
+        """Read up to `size` bytes from this opening's position."""
         with self._lock:
             self._file.seek(self._position)
             data = self._file.read(size) or b""
@@ -112,6 +114,7 @@ class _View:
         return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move as `io.IOBase.seek` does."""
         if whence == os.SEEK_CUR:
             offset += self._position
         elif whence == os.SEEK_END:
@@ -121,7 +124,11 @@ class _View:
         return offset
 
     def tell(self) -> int:
+        """Return the position in bytes."""
         return self._position
+
+    def close(self) -> None:
+        """Do nothing: the file belongs to the source."""
 
 
 def find_source(
@@ -258,7 +265,8 @@ def _spool(name: str, stream: IO[bytes], limit_bytes: int, stated: int = 0) -> S
 
 def _too_large(name: str, limit_bytes: int) -> VideoError:
     return VideoError(
-        f"{name}: is larger than the {limit_bytes} bytes allowed; raise limit_bytes or save it first"
+        f"{name}: is larger than the {limit_bytes} bytes allowed; raise limit_bytes or save it to a"
+        " file first"
     )
 
 
