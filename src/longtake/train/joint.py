@@ -112,11 +112,16 @@ def lay_out(
     frames: int,
     rng: np.random.Generator,
 ) -> Tensor:
-    """Rows of pool frames [B, T * N, D], row b with card b at a random place if shown."""
+    """Rows of pool frames [B, T * N, D], row b with card b at a random place if shown.
+
+    Half of the cards stay for one frame, the others for up to eight: a real card is sampled as
+    often as it is long.
+    """
     picked = torch.from_numpy(rng.integers(len(pool_TND), size=(len(shown), frames)))
-    rows = list(pool_TND[picked].unbind(0))
+    rows_BTND = pool_TND[picked]
     for row, card in enumerate(shown):
         if card is not None:
             at = int(rng.integers(frames))
-            rows[row] = torch.cat([rows[row][:at], cards_TND[row : row + 1], rows[row][at + 1 :]])
-    return torch.stack(rows).flatten(1, 2)
+            stop = min(frames, at + int(rng.choice([1, 1, 1, 2, 3, 8])))
+            rows_BTND[row, at:stop] = cards_TND[row]
+    return rows_BTND.flatten(1, 2)
