@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from longtake.errors import OptionError, PromptError
-from longtake.exits import EPILOG, Commands, drop_unwritable
+from longtake.exits import EPILOG, Commands
 from longtake.flags import (
     Answering,
     Changes,
@@ -260,7 +260,4 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # a file name or an answer that the locale cannot show is no reason to stop
             stream.reconfigure(errors="replace")
-    try:
-        app(prog_name="longtake")
-    finally:
-        drop_unwritable()
+    app(prog_name="longtake")

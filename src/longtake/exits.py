@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import typer
@@ -33,26 +35,39 @@ EPILOG = "\n".join(
 class Commands(TyperGroup):
     """Runs a command and turns what users can cause into a line and a status."""
 
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse; --help and --version print while that is done."""
+        with reported():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
+        with reported():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Flush stdout at the end; report what went wrong and leave with its status."""
+    try:
         try:
-            result = super().invoke(ctx)
+            yield
+        finally:
             sys.stdout.flush()
-        except LongtakeError as error:
-            fail(str(error), error.exit_code, error)
-        except MemoryError as error:
-            fail("out of memory; use fewer frames", CapacityError.exit_code, error)
-        except OSError as error:
-            drop_unwritable()
-            if isinstance(error, BrokenPipeError):
-                raise typer.Exit(PIPE_CLOSED) from error
-            what = error.strerror or str(error)
-            where = f": {error.filename}" if error.filename else ""
-            fail(f"{what}{where}", LongtakeError.exit_code, error)
-        except KeyboardInterrupt as error:
-            say("interrupted")
-            raise typer.Exit(INTERRUPTED) from error
-        return result
+    except LongtakeError as error:
+        fail(str(error), error.exit_code, error)
+    except MemoryError as error:
+        fail("out of memory; use fewer frames", CapacityError.exit_code, error)
+    except OSError as error:
+        drop_unwritable()
+        if isinstance(error, BrokenPipeError):
+            raise typer.Exit(PIPE_CLOSED) from error
+        what = error.strerror or str(error)
+        where = f": {error.filename}" if error.filename else ""
+        fail(f"{what}{where}", LongtakeError.exit_code, error)
+    except KeyboardInterrupt as error:
+        say("interrupted")
+        raise typer.Exit(INTERRUPTED) from error
 
 
 def fail(message: str, code: int, cause: BaseException) -> NoReturn:

@@ -148,9 +148,10 @@ def model_text(model: ModelReport) -> str:
         ("frames", f"{model.frames} unless told otherwise"),
         ("window", f"{model.window:,} tokens" if model.window else "not stated"),
     ]
-    costs = [
-        (f"{cost.frames:,}", f"{cost.tokens:,}", size(cost.cache_bytes), "" if cost.fits else "no")
-        for cost in model.costs
-    ]
-    head = ("frames", "tokens", "memory", "fits the window")
-    return f"{table(rows, '<<')}\n\n{table([head, *costs], '>>><')}"
+    costs: list[tuple[str, ...]] = [("frames", "tokens", "memory", "in the window")]
+    for cost in model.costs:
+        fits = "yes" if cost.fits else "no"
+        costs.append((f"{cost.frames:,}", f"{cost.tokens:,}", size(cost.cache_bytes), fits))
+    if model.window is None:
+        costs = [cost[:3] for cost in costs]
+    return f"{table(rows, '<<')}\n\n{table(costs, '>>><'[: len(costs[0])])}"
