@@ -239,6 +239,7 @@ def _download(address: str, limit_bytes: int) -> Source:
                 raise _too_large(name, limit_bytes)
             return _spool(name, response, limit_bytes, stated)
     except urllib.error.HTTPError as problem:
+        problem.close()
         reason = f"{problem.code} {problem.reason}"
         raise VideoError(f"{name}: the server answered {reason}; check the address") from problem
     except VideoError:
