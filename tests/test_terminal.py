@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from longtake.inspect import Cost, ModelReport, VideoReport
-from longtake.terminal import clock, model_text, moment, say, size, table, video_text
+from longtake.terminal import clock, harmless, model_text, moment, say, size, table, video_text
 from longtake.types import Span
 
 
@@ -56,6 +56,10 @@ def test_moment(start: float, end: float, weight: float, told: str) -> None:
 def test_table_aligns_and_leaves_no_blanks_at_the_end() -> None:
     rows = [("frames", "memory"), ("8", "a"), ("2,048", "")]
     assert table(rows, "><") == "frames  memory\n     8  a\n 2,048"
+
+
+def test_control_characters_do_not_reach_a_terminal() -> None:
+    assert harmless("a\x1b[2Jb\x08\x9bc\r\n\td\u00e9 \u4e2d") == "a?[2Jb??c?\n\td\u00e9 \u4e2d"
 
 
 def test_a_message_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

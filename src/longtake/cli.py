@@ -34,7 +34,7 @@ from longtake.flags import (
     VideoFile,
     spread,
 )
-from longtake.terminal import bars, busy, model_text, moment, note, say, size, video_text
+from longtake.terminal import bars, busy, harmless, model_text, moment, note, say, size, video_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -216,7 +216,7 @@ def reply(
     live = sys.stdout.isatty() if stream is None else stream
     options = system.options(**answering.given(), on_text=printer() if live else None)
     answer = system.ask(memory, question, options, history)
-    print("" if live else answer.text, flush=True)
+    print("" if live else shown(answer.text), flush=True)
     if answer.finish == "length":
         cut = f"the answer was cut at {len(answer.ids)} tokens; raise --max-new-tokens"
         say(cut, kind="warning")
@@ -233,9 +233,14 @@ def printer() -> Callable[[str], None]:
         nonlocal begun
         text = piece if begun else piece.lstrip()
         begun = begun or bool(text)
-        print(text, end="", flush=True)
+        print(shown(text), end="", flush=True)
 
     return show
+
+
+def shown(text: str) -> str:
+    """An answer as it may be printed: a file gets it as it is, a terminal what cannot harm it."""
+    return harmless(text) if sys.stdout.isatty() else text
 
 
 def questions() -> Iterator[str]:

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from longtake.errors import CapacityError, LongtakeError
-from longtake.terminal import say
+from longtake.terminal import note, say
 
 INTERRUPTED = 130
 """After Ctrl-C: 128 + SIGINT, as shells report it."""
@@ -66,6 +66,7 @@ def reported() -> Iterator[None]:
         where = f": {error.filename}" if error.filename else ""
         fail(f"{what}{where}", LongtakeError.exit_code, error)
     except KeyboardInterrupt as error:
+        note("")  # the terminal has just shown ^C
         say("interrupted")
         raise typer.Exit(INTERRUPTED) from error
 

@@ -25,7 +25,7 @@ UNITS = {"encode": "frames", "prefill": "tokens"}
 
 def say(message: str, *, kind: str = "") -> None:
     """One line on stderr, as "longtake: message" or "longtake: kind: message"."""
-    line = " ".join(message.split())
+    line = harmless(" ".join(message.split()))
     sys.stderr.write(f"longtake: {kind}: {line}\n" if kind else f"longtake: {line}\n")
     sys.stderr.flush()
 
@@ -35,6 +35,11 @@ def note(message: str) -> None:
     if sys.stderr.isatty():
         sys.stderr.write(f"{message}\n")
         sys.stderr.flush()
+
+
+def harmless(text: str) -> str:
+    """Text without control characters, which could move the cursor or change the terminal."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in text)
 
 
 @contextmanager
