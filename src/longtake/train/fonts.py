@@ -21,7 +21,7 @@ HELD_OUT = ("Quattrocento", "ClearSans", "Cantarell", "Caladea")
 # hairlines vanish at 96 pixels; the others are no plain capitals
 UNFIT = re.compile(
     r"hairline|thin|extralight|ultralight|symbol|ornament|swash|initial|emoji|outline|math"
-    r"|script|nushu|z003|chancery|chorus|d05|orn|dingbat|fleuron|fill|title|cursive|smallcap",
+    r"|script|nushu|z003|chancery|chorus|d05|orn|dingbat|fleuron|fill|title|cursive|smallcap|_k$|tirekv",
     re.IGNORECASE,
 )
 FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts")

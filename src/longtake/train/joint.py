@@ -39,9 +39,9 @@ class JointStage:
     """Fewest frames of a row."""
     longest: int = 96
     """Most frames of a row."""
-    cards: int = 20
+    cards: int = 24
     """Cards that are encoded with gradients; a row each, as far as the tokens reach."""
-    fresh: int = 8
+    fresh: int = 4
     """Other frames that are encoded with gradients."""
     pool: int = 24
     """Other frames that are encoded without."""
