@@ -54,11 +54,9 @@ test: venv  ## the tests: no GPU, no network, under two minutes on two cores
 test-all: venv  ## every test; those for a GPU skip themselves where there is none
 	$(PY) -m pytest $(ARGS)
 
-lint: venv  ## formatting, lint, types, import rules
-	$(PY) -m ruff format --check .
-	$(PY) -m ruff check .
-	$(PY) -m mypy
-	.venv/bin/lint-imports
+lint: venv  ## formatting, lint, types, import rules; all of them run, whichever fails
+	@failed=; for check in "$(PY) -m ruff format --check ." "$(PY) -m ruff check ." "$(PY) -m mypy" ".venv/bin/lint-imports"; do \
+	    echo "== $$check"; $$check || failed=yes; done; [ -z "$$failed" ]
 
 bench: venv $(if $(VIDEO),,$(CLIP))  ## needles in a real clip (VIDEO=...): exact answers by length and depth
 	$(PY) benchmarks/needle.py "$(or $(VIDEO),$(CLIP))" $(ARGS)
