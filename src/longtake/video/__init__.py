@@ -1,0 +1,1 @@
+"""Videos in: opening, sampling and pixels."""
