@@ -14,7 +14,9 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -181,6 +183,21 @@ def from_file(
         )
 
 
+def on_clip(args: argparse.Namespace, index: int) -> list[Trial]:
+    """All lengths, depths and cards on one clip; cards depend on the seed and the clip's place."""
+    system, clip = longtake.load(args.model, device="cpu"), args.clips[index]
+    rng = np.random.default_rng([args.seed, index])
+    trials: list[Trial] = []
+    for size in args.sizes:
+        hay = encode(system, clip, size)
+        for depth in args.depths:
+            cards = [random_card(rng, TEST_WORDS) for _ in range(args.cards)]
+            trials += trials_at(system, hay, depth, cards, rng)
+        mine = [trial.right for trial in trials if trial.frames == size]
+        print(clip.stem, size, wilson(sum(mine), len(mine)), file=sys.stderr)
+    return trials
+
+
 def main() -> None:
     """Parse, run, write the results."""
     parser = argparse.ArgumentParser(
@@ -192,23 +209,15 @@ def main() -> None:
     parser.add_argument("--depths", nargs="+", type=float, default=[0.0, 0.25, 0.5, 0.75, 1.0])
     parser.add_argument("--cards", type=int, default=20)
     parser.add_argument("--files", type=int, default=0, help="clips to re-encode with a card")
+    parser.add_argument("--jobs", type=int, default=1, help="clips worked on at a time")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
-    system, rng, began = (
-        longtake.load(args.model, device="cpu"),
-        np.random.default_rng(args.seed),
-        time.time(),
-    )
-    trials: list[Trial] = []
-    for clip in args.clips:
-        for size in args.sizes:
-            hay = encode(system, clip, size)
-            for depth in args.depths:
-                cards = [random_card(rng, TEST_WORDS) for _ in range(args.cards)]
-                trials += trials_at(system, hay, depth, cards, rng)
-            mine = trials[-len(args.depths) * args.cards * len(FIELDS) :]
-            print(clip.stem, size, wilson(sum(t.right for t in mine), len(mine)), file=sys.stderr)
+    began = time.time()
+    with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
+        runs = list(pool.map(on_clip, [args] * len(args.clips), range(len(args.clips))))
+    trials = [trial for run in runs for trial in run]
+    system, rng = longtake.load(args.model, device="cpu"), np.random.default_rng([args.seed, 99])
     filed = from_files(system, args.clips, args.files, rng)
     names = " ".join(clip.name for clip in args.clips)
     command = f"python benchmarks/needle.py {names} --sizes {' '.join(map(str, args.sizes))}"
