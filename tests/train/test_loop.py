@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tokenizers import Tokenizer
 
 from longtake.errors import CheckpointError, OptionError
 from longtake.model import LongtakeModel
 from longtake.train.config import Moment, Outcome, Start, TrainConfig
 from longtake.train.loop import load_recipe, override, read_state, schedule, train
+from longtake.train.plot import plot_log
 from longtake.train.text import TextStage
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -135,3 +137,14 @@ def test_schedule_rises_then_falls_to_the_floor(tmp_path: Path) -> None:
     assert rates[:10] == sorted(rates[:10])
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[100] == pytest.approx(0.1)
+
+
+def test_a_log_becomes_a_picture(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    log, target = tmp_path / "log.jsonl", tmp_path / "loss.png"
+    entries = [{"step": step, "loss": 1 / step} for step in (1, 2, 3)]
+    entries[2] |= {"check_word": 0.5}
+    log.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    plot_log(log, target)
+    with Image.open(target) as picture:
+        assert picture.size == (990, 660)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from itertools import cycle
 from pathlib import Path
 
 
 def plot_log(log: Path, target: Path) -> None:
     """Draw loss and checks of a log over the steps; the newest line of a repeated step counts."""
     # only here: training itself must run without matplotlib
+    from matplotlib import color_sequences
     from matplotlib.figure import Figure
 
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
@@ -19,9 +21,11 @@ def plot_log(log: Path, target: Path) -> None:
     above.plot(steps, [entries[step]["loss"] for step in steps], linewidth=0.8)
     above.set_yscale("log")
     above.set_ylabel("loss")
-    for name in sorted({key for entry in lines for key in entry if key.startswith("check_")}):
+    names = sorted({key for entry in lines for key in entry if key.startswith("check_")})
+    for name, colour in zip(names, cycle(color_sequences["tab20"]), strict=False):
         points = [(step, entries[step][name]) for step in steps if name in entries[step]]
-        below.plot(*zip(*points, strict=True), marker=".", label=name.removeprefix("check_"))
+        label = name.removeprefix("check_")
+        below.plot(*zip(*points, strict=True), marker=".", label=label, color=colour)
     below.set_ylabel("check")
     below.set_xlabel("step")
     if below.lines:
