@@ -9,10 +9,12 @@ results/memory.md and results/memory.png. Linux only (it reads /proc).
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import footage
@@ -135,8 +137,9 @@ def main() -> None:
     text = table(arms)
     print(text)
     RESULTS.mkdir(exist_ok=True)
-    machine = f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}"
-    head = f"# Peak memory of watching\n\n`python benchmarks/memory.py` on {machine}; see README.md.\n"
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "av"))
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    head = f"# Peak memory of watching\n\n`python benchmarks/memory.py` on {machine}; {packages}.\n"
     (RESULTS / "memory.md").write_text(f"{head}\n{text}\n\n![plot](memory.png)\n")
     draw(arms, RESULTS / "memory.png")
 
