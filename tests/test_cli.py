@@ -21,7 +21,9 @@ from typer.testing import CliRunner, Result
 
 from longtake.api import load
 from longtake.cli import app
+from longtake.video.cards import Card
 from longtake.video.decode import open_video
+from longtake.video.insert import Place, insert_card
 from tests.clips import cut, write_clip, write_sound
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -272,6 +274,29 @@ def test_train_refuses_what_means_nothing(
     assert not Path("run").exists()
 
 
+# -- the bundled model ----------------------------------------------------------------------------
+
+
+def test_the_bundled_model_reads_a_card_and_shows_it(folder: Path, tmp_path: Path) -> None:
+    card, place = Card(number=47, word="RIVER", colour="green"), Place(at_seconds=4.0)
+    clip = insert_card(
+        write_clip(folder / "plain.mp4", 50, size=128), folder / "card.mp4", card, place
+    )
+    told = {}
+    for field in ("number", "word", "colour"):
+        question = (
+            f"What {field} is on the card?" if field != "colour" else "What colour is the card?"
+        )
+        words = ("--max-frames", "16", "--device", "cpu", "--json")
+        result = run("ask", clip, question, *words, "--evidence", tmp_path / "seen.png")
+        assert result.exit_code == 0, result.stderr
+        told[field] = json.loads(result.stdout)
+    assert [told[field]["text"] for field in told] == ["47", "RIVER", "green"]
+    span = told["word"]["evidence"][0]
+    assert span["start"] < 6.0
+    assert span["end"] > 4.0
+
+
 # -- videos that are none -------------------------------------------------------------------------
 
 
@@ -485,8 +510,22 @@ def test_the_list_of_options_is_frozen() -> None:
     assert found == {name: " ".join(words.split()) for name, words in OPTIONS.items()}
 
 
+def processor_seconds(code: str) -> float:
+    """What a fresh interpreter spends on `code`, which must succeed."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
+@pytest.fixture(scope="module")
+def budget() -> float:
+    """0.3 s; on a machine busy enough that importing torch takes over 1.2 s, a quarter of that."""
+    return max(0.3, processor_seconds("import torch") / 4)
+
+
 @pytest.mark.parametrize("words", [["--help"], ["ask", "--help"], ["--version"]])
-def test_help_is_quick_and_brings_no_torch(words: list[str]) -> None:
+def test_help_is_quick_and_brings_no_torch(words: list[str], budget: float) -> None:
     code = (
         "import sys; from longtake.cli import main\n"
         f"sys.argv[1:] = {words}\n"
@@ -495,16 +534,7 @@ def test_help_is_quick_and_brings_no_torch(words: list[str]) -> None:
         "heavy = {'torch', 'transformers', 'numpy', 'av', 'PIL', 'rich'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    costs = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(
-            [sys.executable, "-c", code], env=ENVIRONMENT, check=True, capture_output=True
-        )
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        costs.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
-    # processor time, which a busy machine stretches less: 0.2 s measured, torch takes a second
-    assert min(costs) < 0.4
+    assert min(processor_seconds(code) for _ in range(3)) < budget
 
 
 def test_help_documents_every_exit_status() -> None:
