@@ -203,4 +203,5 @@ def save_model(model: LongtakeModel, keys: Keys, config: Mapping[str, Any], targ
         text = json.dumps(dict(config), indent=2) + "\n"
         (Path(aside) / "config.json").write_text(text, encoding="utf-8")
         for file in sorted(Path(aside).iterdir()):
+            file.chmod(0o644)  # the temporary folder's files are private
             shutil.move(file, target / file.name)
