@@ -98,9 +98,9 @@ class Video:
 
         Frames are named by number or by time (the frame on screen then); by default all are read.
         Order is free and repeats are allowed. A request that never descends streams: each frame is
-        decoded once and two chunks wait besides the one handed over. Any other is sorted in blocks
-        of four chunks; a frame is decoded once per block that wants it. `threads` decoders work
-        side by side on different GOPs.
+        decoded once, and besides the chunk handed over one chunk and 32 MiB of pictures (at least
+        two per thread) are held. Any other is sorted in blocks of four chunks; a frame is decoded
+        once per block that wants it. `threads` decoders work side by side on different GOPs.
 
         Raises VideoError for a frame the video does not have, OptionError for a wrong option.
         """

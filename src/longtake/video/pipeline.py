@@ -1,8 +1,8 @@
 """Decoding in parallel, in bounded memory, in the order asked for.
 
 Worker threads, each with a reader of its own, take runs of neighbouring GOPs in turn and write
-pictures straight into the chunks that will be handed over. A worker may write at most two chunks
-ahead of the consumer and waits otherwise, so memory does not grow with the video.
+pictures straight into the chunks that will be handed over. A worker that gets too far ahead of the
+consumer waits, so memory does not grow with the video.
 
 Letters: R requested frames in request order, N distinct frames ascending, T frames of a chunk,
 H W pixels, C channels.
@@ -30,8 +30,8 @@ Pixels = NDArray[np.uint8]
 # The workers use the cores; a converter with threads of its own (PyAV 18's default) would only add.
 _ONE_THREAD: dict[str, Any] = {"threads": 1} if int(av.__version__.split(".")[0]) >= 18 else {}
 
-_RUN = 4  # frames a worker takes at least; small, so that workers stay close to each other
-_AHEAD = 2  # chunks that may be filled before the consumer takes one
+_RUN = 2  # frames a worker takes at least; small, so that workers stay close to each other
+_AHEAD_BYTES = 32 << 20  # pictures that may be decoded beyond the chunk that is being filled
 _BLOCK = 4  # chunks that are sorted together when frames are not asked for in ascending order
 
 
@@ -53,6 +53,10 @@ class Shape:
             return self.width, self.height
         return self.height, self.width
 
+    def beyond(self, threads: int) -> int:
+        """Pictures that may be decoded beyond the chunk that is being filled."""
+        return max(_AHEAD_BYTES // (3 * self.width * self.height), _RUN * threads)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Crew:
@@ -71,14 +75,16 @@ def read_chunks(
 ) -> Iterator[Pixels]:
     """Yield the requested pictures as [T, H, W, 3] arrays of at most `chunk`, in request order.
 
-    A non-descending request streams: each frame is decoded once and at most `_AHEAD` chunks wait.
-    Any other is sorted in blocks of `_BLOCK` chunks; each block decodes its frames once.
+    A non-descending request streams: each frame is decoded once, and besides the chunk handed over
+    one chunk and `_AHEAD_BYTES` of pictures (at least `_RUN` per thread) are held. Any other is
+    sorted in blocks of `_BLOCK` chunks; each block decodes its frames once.
     """
     descends = bool((np.diff(request_R) < 0).any())
     size = _BLOCK * chunk if descends else max(len(request_R), 1)
     for start in range(0, len(request_R), size):
         block_R = request_R[start : start + size]
-        board = _Board(len(block_R), chunk, _BLOCK if descends else _AHEAD, shape)
+        ahead = len(block_R) if descends else chunk + shape.beyond(threads)
+        board = _Board(len(block_R), chunk, ahead, shape)
         yield from _fill(board, block_R, index, crew, threads)
 
 
@@ -161,7 +167,7 @@ class _Board:
         """
         number = row // self._chunk
         with self._changed:
-            while number >= self._taken + self._ahead and not self._stopped:
+            while row >= self._taken * self._chunk + self._ahead and not self._stopped:
                 self._changed.wait()
             if self._stopped:
                 return False
