@@ -182,6 +182,51 @@ def test_damaged_folders(folder: Path) -> None:
     refuse(folder, "holds no config.json")
 
 
+def test_two_sets_of_weights_are_refused(folder: Path) -> None:
+    """The loader underneath would take the one that was not checked."""
+    save_file({"x": torch.ones(1)}, folder / "model.safetensors")
+    refuse(folder, "remove the stale one")
+
+
+def test_saving_removes_what_is_stale(folder: Path) -> None:
+    save_model(tiny().model, KEYS, json.loads((folder / "config.json").read_text()), folder)
+    assert [file.name for file in folder.glob("model*")] == ["model.safetensors"]
+    assert load(folder, device="cpu").ask(None, "Hello?").ids
+
+
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/passwd", 3, None])
+def test_an_index_names_only_files_beside_it(folder: Path, name: object) -> None:
+    index = {"weight_map": {"lm_head.weight": name}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    refuse(folder, "expected files of its own folder")
+
+
+def test_a_whole_clip_is_a_tower_too(folder: Path) -> None:
+    change_weights(folder, lambda w: [w.pop(k) for k in list(w) if k.startswith(TOWER)])
+    file = folder / "vision_tower" / "model.safetensors"
+    whole = load_file(file) | {"logit_scale": torch.ones(1), "text_model.x": torch.ones(1)}
+    save_file(whole, file)
+    assert load(folder, device="cpu").model.tower
+    file.write_bytes(file.read_bytes()[:-100])
+    refuse(folder, "not a whole safetensors file")
+
+
+def test_a_tower_that_is_nowhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    change_weights(folder, lambda w: [w.pop(k) for k in list(w) if k.startswith(TOWER)])
+    shutil.rmtree(folder / "vision_tower")
+    change_config(folder, mm_vision_tower=str(folder / "nowhere"))
+    refuse(folder, "does not exist")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"repetition_penalty": "much"}, {"top_k": 2.5}, {"top_p": -1}, {"temperature": []}]
+)
+def test_a_broken_generation_config(folder: Path, wrong: dict[str, Any]) -> None:
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 902} | wrong))
+    refuse(folder, next(iter(wrong)))
+
+
 def test_pickles_are_not_opened(folder: Path) -> None:
     for file in folder.glob("model*"):
         file.unlink()
@@ -203,6 +248,16 @@ def test_a_broken_tokenizer(folder: Path) -> None:
         ({"mm_projector_type": "qformer"}, "mm_projector_type 'qformer'"),
         ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope scaling 'yarn'"),
         ({"num_hidden_layers": 5}, "missing"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
+        ({"use_sliding_window": True}, "use_sliding_window True"),
+        ({"rope_theta": -5}, "rope_theta is -5"),
+        ({"rope_theta": "abc"}, "rope_theta is 'abc'"),
+        ({"rope_scaling": [1]}, "rope_scaling"),
+        ({"mm_projector_type": 5}, "mm_projector_type is 5"),
+        ({"longtake": [1]}, "longtake is"),
+        ({"image_aspect_ratio": 5}, "image_aspect_ratio is 5"),
+        ({"tokenizer_model_max_length": "32768"}, "tokenizer_model_max_length"),
+        ({"mm_vision_select_layer": "x"}, "mm_vision_select_layer"),
         ({"hidden_size": "DROP"}, "hidden_size"),
     ],
 )

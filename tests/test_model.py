@@ -133,6 +133,11 @@ def test_padding_mask() -> None:
     assert seen[0].int().tolist() == [[0, 1, 1, 0], [0, 1, 1, 1]]
 
 
+def test_other_masks_are_refused(pair: tuple[Qwen2ForCausalLM, LongtakeModel]) -> None:
+    with pytest.raises(PromptError, match="must mark padding"):
+        pair[1](torch.ones(1, 3, dtype=torch.int64), attention_mask=torch.ones(1, 1, 3, 3))
+
+
 def test_forward_needs_something(pair: tuple[Qwen2ForCausalLM, LongtakeModel]) -> None:
     with pytest.raises(PromptError, match="input_ids or inputs_embeds"):
         pair[1]()

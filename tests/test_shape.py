@@ -35,7 +35,11 @@ TRANSFORMERS = {
 }
 
 # Files that may catch everything because they hand it on: a thread's error is its consumer's.
-HANDS_ON = {"src/longtake/video/prefetch.py"}
+HANDS_ON = {
+    "src/longtake/video/prefetch.py",
+    # tokenizers raises bare Exception for a bad file, the hub client whatever its HTTP library has
+    "src/longtake/folder.py",
+}
 
 SILENT = {
     tokenize.COMMENT,

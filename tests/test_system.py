@@ -1,17 +1,26 @@
 """The flow: many questions on one memory, streaming, evidence, and the shell's generate()."""
 
 import dataclasses
+import gc
+import shutil
+import threading
+from pathlib import Path
 
+import av
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from longtake import engine
+from longtake.api import load
 from longtake.engine import Observer, prefill
 from longtake.errors import CapacityError, OptionError, PromptError, VideoError
+from longtake.parts.cache import SLACK
+from longtake.parts.pooling import PoolFrames
 from longtake.parts.splice import embed_pieces
 from longtake.system import System
 from longtake.types import Entry, Frames, VisualTokens
-from tests.tiny import noise, tiny
+from tests.tiny import CHECKPOINT, noise, tiny
 
 QUESTION = "What is in the video?"
 
@@ -111,6 +120,96 @@ def test_generate_continues_a_memory() -> None:
         pad_token_id=0,
     )
     assert theirs[0, len(tail) :].tolist() == list(ours.ids)
+    # generate() leaves its tokens in the cache; the next question must not see them
+    assert system.ask(memory, QUESTION, options).ids == ours.ids
+
+
+def test_a_memory_answers_one_question_at_a_time() -> None:
+    system = tiny()
+    memory = system.watch(noise(2), max_frames=2)
+    quiet = system.ask(memory, QUESTION, system.options(max_new_tokens=6))
+
+    def interfere(piece: str) -> None:
+        with pytest.raises(PromptError, match="answering another question"):
+            system.ask(memory, "And?")
+
+    answer = system.ask(memory, QUESTION, system.options(max_new_tokens=6, on_text=interfere))
+    assert answer.ids == quiet.ids
+    system.ask(memory, "And?", system.options(max_new_tokens=1))  # free again
+
+
+def test_an_interrupted_answer_leaves_the_memory_as_it_was() -> None:
+    system = tiny()
+    memory = system.watch(noise(2), max_frames=2)
+    first = system.ask(memory, QUESTION, system.options(max_new_tokens=6))
+
+    def stop(piece: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        system.ask(memory, "Something long?", system.options(on_text=stop))
+    assert system.ask(memory, QUESTION, system.options(max_new_tokens=6)).ids == first.ids
+
+
+def test_a_long_answer_does_not_move_the_memory() -> None:
+    system = tiny()
+    memory = system.watch(noise(30), max_frames=30)
+    home = memory.cache.layers[0].key_buffer  # type: ignore[attr-defined]
+    assert home.shape[2] <= memory.length + 2 * SLACK
+    system.ask(memory, QUESTION, system.options(max_new_tokens=100))
+    assert memory.cache.layers[0].key_buffer is home  # type: ignore[attr-defined]
+
+
+def test_evidence_can_be_left_out() -> None:
+    system = tiny()
+    memory = system.watch(noise(2), max_frames=2)
+    options = system.options(max_new_tokens=6)
+    with_it = system.ask(memory, QUESTION, options)
+    without = system.ask(memory, QUESTION, dataclasses.replace(options, evidence=False))
+    assert without.ids == with_it.ids
+    assert without.evidence == ()
+    assert with_it.evidence != ()
+
+
+def test_a_still_image_has_no_moments() -> None:
+    system = tiny()
+    memory = system.watch(noise(1, seed=5).pixels_TCHW[0])
+    assert system.ask(memory, QUESTION, system.options(max_new_tokens=2)).evidence == ()
+
+
+def test_the_fingerprint_knows_options_and_weights(tmp_path: Path) -> None:
+    system = tiny()
+    pooled = dataclasses.replace(system, compress=PoolFrames(3))
+    assert pooled.fingerprint != system.fingerprint
+    copy = Path(shutil.copytree(CHECKPOINT, tmp_path / "copy", copy_function=shutil.copyfile))
+    assert load(copy, device="cpu").fingerprint == system.fingerprint
+    for file in copy.glob("model-*.safetensors"):
+        save_file({name: w * 1.5 for name, w in load_file(file).items()}, file)
+    assert load(copy, device="cpu").fingerprint != system.fingerprint
+
+
+def test_a_failure_while_watching_leaves_nothing_running(tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    with av.open(str(clip), "w") as out:
+        stream = out.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for image in noise(60, height=64, width=64).pixels_TCHW.permute(0, 2, 3, 1).numpy():
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        out.mux(stream.encode(None))
+
+    def fail(stage: str, done: int, total: int) -> None:
+        if stage == "decode" and done >= 32:
+            raise ValueError("no more")
+
+    before = threading.active_count()
+    gc.disable()  # the collector must not be what cleans up
+    try:
+        for _ in range(3):
+            with pytest.raises(ValueError, match="no more"):
+                tiny().watch(str(clip), max_frames=60, progress=fail)
+    finally:
+        gc.enable()
+    assert threading.active_count() == before
 
 
 def test_sampling_is_seeded() -> None:
@@ -191,9 +290,7 @@ def test_evidence_is_the_attention_on_each_frame() -> None:
     weights[:, :, 6:8] = 0.3
     weights[:, 0, 8] = 0.2
     observer(0, weights)
-    torch.testing.assert_close(
-        observer.mass_T, torch.tensor([0.04] * 3 + [1.2, 0.23] + [0.04] * 3).double()
-    )
+    torch.testing.assert_close(observer.mass_T, torch.tensor([0.04] * 3 + [1.2, 0.23] + [0.04] * 3))
     (span,) = observer.spans([8.0])
     assert (span.start, span.end) == (3.0, 4.0)
     assert span.weight == pytest.approx(1.2 / 1.67)
@@ -247,6 +344,10 @@ def test_user_mistakes() -> None:
         system.watch()
     with pytest.raises(PromptError, match="another checkpoint"):
         system.ask(dataclasses.replace(memory, fingerprint="0"), QUESTION)
+    with pytest.raises(PromptError, match="leave <image> out"):
+        system.ask(memory, "<image>\nWhat?")
+    with pytest.raises(PromptError, match="pairs of texts"):
+        system.ask(memory, QUESTION, history=[{"role": "user", "content": "x"}])  # type: ignore[list-item]
     with pytest.raises(VideoError, match="0 frames"):
         system.watch(noise(1)[:0])
     with pytest.raises(OptionError, match="cannot watch a int"):

@@ -80,10 +80,11 @@ def weight_files(path: Path) -> list[Path]:
     """The safetensors files of a folder, by its index where there is one."""
     index = path / "model.safetensors.index.json"
     if index.exists():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise CheckpointError(f"{index} has no weight_map")
-        files = [path / name for name in sorted(set(weight_map.values()))]
+        if (path / "model.safetensors").exists():
+            raise CheckpointError(
+                f"{path} holds model.safetensors and an index of other files; remove the stale one"
+            )
+        files = [path / name for name in indexed_names(index)]
     else:
         files = [path / "model.safetensors"]
     for file in files:
@@ -91,6 +92,20 @@ def weight_files(path: Path) -> list[Path]:
             hint = "; only safetensors are read" if any(path.glob("*.bin")) else ""
             raise CheckpointError(f"{path} lacks {file.name}{hint}")
     return files
+
+
+STORED = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+"""safetensors' names of the dtypes."""
+
+
+def indexed_names(index: Path) -> list[str]:
+    """The files a weight index names. Raises CheckpointError unless all lie beside it."""
+    weight_map = read_json(index).get("weight_map")
+    named: list[Any] = list(weight_map.values()) if isinstance(weight_map, dict) else [None]
+    for name in named:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise CheckpointError(f"{index} names {name!r}, expected files of its own folder")
+    return sorted(set(named))
 
 
 def rename(name: str, keys: Keys) -> str:
@@ -136,7 +151,10 @@ def load_model(
     with torch.device("meta"):
         skeleton = LongtakeModel(config, plan)
     check_names(weight_shapes(folder.path), skeleton, names)
-    quiet = transformers_logging.get_verbosity()
+    loud, bars = (
+        transformers_logging.get_verbosity(),
+        transformers_logging.is_progress_bar_enabled(),
+    )
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
@@ -151,29 +169,36 @@ def load_model(
             local_files_only=True,
         )
     finally:
-        transformers_logging.set_verbosity(quiet)
+        transformers_logging.set_verbosity(loud)
+        if bars:
+            transformers_logging.enable_progress_bar()
     model, info = loaded
     unset = set(info["missing_keys"]) & names.needed(skeleton).keys()
     if unset or info["mismatched_keys"]:
         raise CheckpointError(f"the loader left {len(unset)} weights of {folder.path} unset")
-    torch.nn.Module.to(model, device).eval()  # the host's own `to` is wrapped beyond typing
+    torch.nn.Module.to(model, device)  # the host's own `to` is wrapped beyond typing
+    model.train(False)
     return model
 
 
 def stored_dtype(folder: Folder) -> torch.dtype:
-    """The dtype that config.json states, else fp32."""
-    return DTYPES.get(
-        str(folder.config.get("torch_dtype", folder.config.get("dtype"))), torch.float32
-    )
+    """The dtype that config.json states, else that of the stored weights, else fp32."""
+    stated = str(folder.config.get("torch_dtype", folder.config.get("dtype")))
+    if stated in DTYPES:
+        return DTYPES[stated]
+    with safe_open(weight_files(folder.path)[0], framework="pt") as tensors:
+        kinds = {tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
+    return next((DTYPES[STORED[kind]] for kind in kinds if kind in STORED), torch.float32)
 
 
 def load_part(part: nn.Module, path: Path, names: Names) -> None:
     """Load one part (a stand-alone tower) from its own folder, strictly."""
-    weights = {
-        name: weight
-        for file in weight_files(path)
-        for name, weight in names.found(load_file(file)).items()
-    }
+    weights: dict[str, torch.Tensor] = {}
+    for file in weight_files(path):
+        try:
+            weights |= names.found(load_file(file))
+        except SafetensorError as error:
+            raise CheckpointError(f"{file} is not a whole safetensors file ({error})") from error
     try:
         part.load_state_dict(weights, strict=True)
     except RuntimeError as error:
@@ -202,6 +227,10 @@ def save_model(model: LongtakeModel, keys: Keys, config: Mapping[str, Any], targ
         save_torch_state_dict(published_state(model, keys), aside)
         text = json.dumps(dict(config), indent=2) + "\n"
         (Path(aside) / "config.json").write_text(text, encoding="utf-8")
-        for file in sorted(Path(aside).iterdir()):
+        new = sorted(Path(aside).iterdir())
+        for file in new:
             file.chmod(0o644)  # the temporary folder's files are private
             shutil.move(file, target / file.name)
+    stale = {*target.glob("model*.safetensors"), *target.glob("model.safetensors.index.json")}
+    for file in stale - {target / kept.name for kept in new}:
+        file.unlink()

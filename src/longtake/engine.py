@@ -10,11 +10,13 @@ Letters: S sequence, D width, V vocabulary, B batch, H heads, N keys.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import psutil
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from longtake.errors import CapacityError, PromptError
@@ -42,25 +44,28 @@ class Observer:
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         self.entries = tuple(entries)
-        self.mass_T = torch.zeros(len(entries), dtype=torch.float64)
+        self.mass_T = torch.zeros(len(entries))
+        """Attention on each frame so far, fp32, on the model's device."""
         self._starts_T = torch.tensor([entry.start for entry in entries], dtype=torch.int64)
         self._stops_T = torch.tensor([entry.stop for entry in entries], dtype=torch.int64)
 
     def __call__(self, layer: int, weights_BHN: Tensor) -> None:
-        """Called by each layer with the last query's attention."""
-        summed = weights_BHN.sum((0, 1), dtype=torch.float64).cpu().cumsum(0)
-        summed = torch.cat([summed.new_zeros(1), summed])
-        seen = len(summed) - 1  # a prompt that was cut short has frames behind its end
-        self.mass_T += (
-            summed[self._stops_T.clamp(max=seen)] - summed[self._starts_T.clamp(max=seen)]
-        )
+        """Called by each layer with the last query's attention; stays on its device."""
+        if self.mass_T.device != weights_BHN.device:
+            self.mass_T = self.mass_T.to(weights_BHN.device)
+            self._starts_T = self._starts_T.to(weights_BHN.device)
+            self._stops_T = self._stops_T.to(weights_BHN.device)
+        summed = F.pad(weights_BHN.sum((0, 1), dtype=torch.float64).cumsum(0), (1, 0))
+        last = len(summed) - 1  # a prompt that was cut short has frames behind its end
+        ends, begins = self._stops_T.clamp(max=last), self._starts_T.clamp(max=last)
+        self.mass_T += (summed[ends] - summed[begins]).float()
 
     def spans(self, durations: Sequence[float], most: int = 5) -> tuple[Span, ...]:
         """Runs of frames that stand out, heaviest first.
 
         `durations` (s) end each video's last frame. A frame stands out if it holds at least a
         quarter of the heaviest frame's share and twice the average share. Weights are shares of
-        the attention on all frames.
+        the attention on all frames. Still images (duration 0) give no span.
         """
         total = float(self.mass_T.sum())
         if not self.entries or total <= 0.0:
@@ -70,7 +75,7 @@ class Observer:
         runs: list[Span] = []
         follows = False
         for place, (entry, weight) in enumerate(zip(self.entries, share, strict=True)):
-            if weight < bar:
+            if weight < bar or not durations[entry.visual]:
                 follows = False
                 continue
             span = Span(
@@ -123,22 +128,41 @@ def prefill(
     return last
 
 
-def require_room(model: LongtakeModel, tokens: int) -> None:
-    """Raise CapacityError if the keys and values of `tokens` do not fit the free memory."""
-    config, dtype = model.config, model.compute_dtype
+def require_room(model: LongtakeModel, tokens: int, held: int = 0) -> None:
+    """Raise CapacityError if keys and values of `tokens`, `held` of them there, do not fit."""
+    config, device = model.config, model.device
     each = kv_bytes_per_token(
-        config.num_hidden_layers, config.num_key_value_heads, config.head_dim, dtype
+        config.num_hidden_layers,
+        config.num_key_value_heads,
+        config.head_dim,
+        model.compute_dtype,
     )
-    if model.device.type == "cuda":
-        free = torch.cuda.mem_get_info(model.device)[0]
-    else:
-        free = psutil.virtual_memory().available
-    if tokens * each > free:
+    free = psutil.virtual_memory().available
+    if device.type == "cuda":
+        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free = torch.cuda.mem_get_info(device)[0] + idle
+    need = (tokens - held) * each
+    if need > free:
         raise CapacityError(
-            f"{tokens} tokens need {tokens * each / 2**30:.1f} GiB of keys and values, "
-            f"{free / 2**30:.1f} GiB are free on {model.device.type}; "
-            f"about {free / each / tokens:.0%} of the frames would fit"
+            f"{tokens} tokens need {need / 2**30:.1f} GiB of keys and values, "
+            f"{free / 2**30:.1f} GiB are free on {device.type}; "
+            f"about {free / need:.0%} of the frames would fit"
         )
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turn an allocation that failed into a CapacityError of one line."""
+    try:
+        yield
+    except CapacityError:
+        raise
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise CapacityError("out of memory; use fewer frames or another device") from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        raise CapacityError("out of memory; use fewer frames") from error
 
 
 def with_next(stream: Iterator[Tensor]) -> Iterator[tuple[Tensor, bool]]:

@@ -5,8 +5,9 @@ Only JSON and tokenizer files are read here; code in a folder is never run.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
+    GatedRepoError,
     HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
@@ -22,6 +24,7 @@ from transformers import AutoTokenizer, PreTrainedConfig
 
 from longtake.errors import CheckpointError, OptionError
 from longtake.parts.clip import KNOWN
+from longtake.parts.fields import real, text, whole
 
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -50,14 +53,18 @@ def find(name: str) -> Path:
         what = "is a file" if path.exists() else "does not exist"
         raise CheckpointError(f"model {name!r} {what}; expected a folder or a hub id 'owner/name'")
     try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES, local_files_only=True))
+        cached = Path(snapshot_download(name, allow_patterns=HUB_FILES, local_files_only=True))
+        if any(cached.glob("*.safetensors")):
+            return cached
     except (LocalEntryNotFoundError, HFValidationError):
         pass
     try:
         return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+    except GatedRepoError as error:
+        raise CheckpointError(f"{name!r} asks for a licence; accept it on the hub first") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise CheckpointError(f"no folder and no hub repository is called {name!r}") from error
-    except OSError as error:
+    except Exception as error:
         raise CheckpointError(
             f"no folder is called {name!r} and the hub cannot be reached "
             f"({type(error).__name__}); download it first and give its folder"
@@ -81,12 +88,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_folder(path: Path) -> Folder:
     """config.json and, where there is one, generation_config.json."""
-    generation = path / "generation_config.json"
-    return Folder(
-        path=path,
-        config=read_json(path / "config.json"),
-        generation=read_json(generation) if generation.exists() else {},
-    )
+    file = path / "generation_config.json"
+    generation = read_json(file) if file.exists() else {}
+    for name in ("repetition_penalty", "temperature", "top_p"):
+        real(generation, name, 1.0)
+    if generation.get("top_k"):
+        whole(generation, "top_k")
+    return Folder(path=path, config=read_json(path / "config.json"), generation=generation)
 
 
 def pick_dtype(name: str) -> torch.dtype | None:
@@ -135,7 +143,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
             local_files_only=True,
             trust_remote_code=False,
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:
         reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise CheckpointError(f"the tokenizer of {path} cannot be read ({reason[0]})") from error
     checked: Tokenizer = tokenizer
@@ -161,16 +169,17 @@ class TowerFiles:
     config: Mapping[str, Any]
     pixels: Mapping[str, Any]
     """preprocessor_config.json."""
-    path: Path | None
-    """Its folder; None for a tower known by name."""
+    name: str
+    """Its folder or hub id, looked up only when its weights are needed."""
 
     def weights(self) -> Path:
         """The folder to load weights from. Raises CheckpointError if there is none."""
-        if self.path is None:
+        try:
+            return find(self.name)
+        except CheckpointError as error:
             raise CheckpointError(
-                "the checkpoint holds no tower weights; give the tower's folder as vision_tower"
-            )
-        return self.path
+                f"the checkpoint holds no tower weights and {error}; give vision_tower a folder"
+            ) from error
 
 
 def find_tower(folder: Folder, given: str | None) -> TowerFiles:
@@ -179,12 +188,12 @@ def find_tower(folder: Folder, given: str | None) -> TowerFiles:
     Raises CheckpointError if it cannot be found.
     """
     beside = folder.path / "vision_tower"
-    name = str(folder.config.get("mm_vision_tower"))
+    name = text(folder.config, "mm_vision_tower", "")
     if given is None and (beside / "config.json").exists():
         return read_tower(beside)
     if given is None and name in KNOWN:
         config, pixels = KNOWN[name]
-        return TowerFiles(config=config, pixels=pixels, path=None)
+        return TowerFiles(config=config, pixels=pixels, name=name)
     return read_tower(find(given or name))
 
 
@@ -193,8 +202,28 @@ def read_tower(path: Path) -> TowerFiles:
     return TowerFiles(
         config=read_json(path / "config.json"),
         pixels=read_json(path / "preprocessor_config.json"),
-        path=path,
+        name=str(path),
     )
+
+
+def digest(folder: Folder, how: str) -> str:
+    """A short digest of a folder's config and weights (samples of each file) and of `how`."""
+    total = hashlib.sha256(how.encode())
+    total.update(json.dumps(dict(folder.config), sort_keys=True).encode())
+    for file in sorted(folder.path.glob("*.safetensors")):
+        total.update(f"{file.name} {file.stat().st_size}".encode())
+        for sample in samples_of(file):
+            total.update(sample)
+    return total.hexdigest()[:16]
+
+
+def samples_of(file: Path, pieces: int = 16, size: int = 2**16) -> Iterator[bytes]:
+    """Evenly spread pieces of a file; all of it if it is small."""
+    length = file.stat().st_size
+    with file.open("rb") as stream:
+        for piece in range(pieces):
+            stream.seek(max(0, (length - size) * piece // (pieces - 1)))
+            yield stream.read(size)
 
 
 def require(field_name: str, value: object, choices: Sequence[object]) -> None:

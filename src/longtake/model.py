@@ -151,7 +151,12 @@ class LongtakeModel(PreTrainedModel, GenerationMixin):
 
 def padding_mask(attention_mask_BN: Tensor | None, queries: int) -> Tensor | None:
     """Causal mask [B, S, N] of a padded batch; None where nothing is padded (plain causal)."""
-    if attention_mask_BN is None or attention_mask_BN.ndim != 2 or bool(attention_mask_BN.all()):
+    if attention_mask_BN is None:
+        return None
+    if attention_mask_BN.ndim != 2:
+        shape = tuple(attention_mask_BN.shape)
+        raise PromptError(f"attention_mask must mark padding, [batch, keys], got shape {shape}")
+    if bool(attention_mask_BN.all()):
         return None
     keys = attention_mask_BN.shape[1]
     causal = torch.ones(queries, keys, dtype=torch.bool, device=attention_mask_BN.device)

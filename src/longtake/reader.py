@@ -9,6 +9,7 @@ Letters: T frames, C channels, H W pixels, N visual tokens, D width.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -114,7 +115,7 @@ class Reader:
         self.durations.append(video.duration)
         frames = self._count(video.read(indices, chunk=CHUNK), len(indices))
         before, start = len(self.entries), self.place
-        with ahead(self.eye.fit(frames)) as fitted:
+        with ahead(self._fitted(frames)) as fitted:
             for tokens in self.eye.compress(self._counted(self.eye.see(fitted))):
                 if not self.expected:
                     each = len(tokens.features_ND) / len(tokens.counts)
@@ -124,13 +125,22 @@ class Reader:
                 self.progress("encode", len(self.entries) - before, len(indices))
         self.warnings += video.warnings  # reading may have found damage
 
-    def _count(self, frames: Iterator[Frames], total: int) -> Iterator[Frames]:
+    def _fitted(self, frames: Generator[Frames]) -> Iterator[Fitted]:
+        """Resized frames; however this ends, the decoder is stopped. Runs on the thread."""
+        with closing(frames):
+            yield from self.eye.fit(frames)
+
+    def _count(self, frames: Iterator[Frames], total: int) -> Generator[Frames]:
         """Report decoding; runs on the thread that decodes."""
         done = 0
-        for chunk in frames:
-            done += len(chunk)
-            self.progress("decode", done, total)
-            yield chunk
+        try:
+            for chunk in frames:
+                done += len(chunk)
+                self.progress("decode", done, total)
+                yield chunk
+        finally:
+            if isinstance(frames, Generator):
+                frames.close()
 
     def _counted(self, stream: Iterator[VisualTokens]) -> Iterator[VisualTokens]:
         for tokens in stream:

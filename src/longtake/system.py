@@ -11,8 +11,6 @@ Letters: T frames, C channels, H W pixels, P patches, S sequence, D width.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -23,17 +21,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from longtake.engine import Observer, Written, prefill, require_room, write
+from longtake.engine import Observer, Written, memory_errors, prefill, require_room, write
 from longtake.errors import OptionError, PromptError
-from longtake.folder import Folder, Tokenizer
+from longtake.folder import Folder, Tokenizer, digest
 from longtake.model import LongtakeModel
 from longtake.parts.cache import GrowingCache
-from longtake.parts.chat import Template, Turn
+from longtake.parts.chat import Template, Turn, check_words
 from longtake.parts.splice import Piece, embed_pieces, entries_of, first_rows, pieces_of
 from longtake.parts.text import cut_at_stop
 from longtake.reader import Fitted, Progress, Reader
 from longtake.types import Answer, Entry, Frames, Memory, Options, Stats, VisualTokens
-from longtake.video.inputs import Source
+from longtake.video.inputs import Source, last_end
 from longtake.video.pixels import ClipProcessor
 
 MOST_FRAMES = 1_000_000
@@ -81,8 +79,8 @@ class System:
         `max_frames`: frames sampled from each video, by the published rule. Raises OptionError,
         VideoError.
         """
-        num = self.frames if max_frames is None else max_frames
-        if not 1 <= num <= MOST_FRAMES:
+        num: Any = self.frames if max_frames is None else max_frames
+        if not isinstance(num, int) or not 1 <= num <= MOST_FRAMES:
             raise OptionError(f"max_frames must be 1 to {MOST_FRAMES}, got {num}")
         if not sources:
             raise PromptError("there is nothing to watch; give a video or an image")
@@ -90,11 +88,11 @@ class System:
         cache = self.model.new_cache()
 
         def reserve(tokens: int) -> None:
-            require_room(self.model, tokens)
+            require_room(self.model, tokens, held=cache.get_seq_length())
             cache.reserve(tokens)
 
         reader = Reader(eye=self, num=num, progress=progress or quiet, reserve=reserve)
-        with closing(reader.stream(self.template.head(), sources)) as stream:
+        with memory_errors(), closing(reader.stream(self.template.head(), sources)) as stream:
             prefill(self.model, stream, cache, progress=reader.prefilled)
         stats = Stats(
             frames=len(reader.entries),
@@ -171,8 +169,7 @@ class System:
         `history`: earlier questions and answers of this conversation. Raises PromptError for an
         empty question or another system's memory.
         """
-        if not question.strip():
-            raise PromptError("the question is empty; ask something")
+        check_words(question, history)
         options = options or self.options()
         if memory is None:
             return self.complete(self.template.prompt(question, history), (), options)
@@ -182,11 +179,17 @@ class System:
                 "options; watch the video again"
             )
         # the visuals end the memory; what follows them starts with the placeholder's newline
-        text = "\n" + self.template.tail(question, history)
+        text = self.embed_text("\n" + self.template.tail(question, history))
+        cache = continuable(memory)
+        if not cache.busy.acquire(blocking=False):
+            raise PromptError("this memory is answering another question; wait, or watch again")
         try:
-            return self._answer(memory, iter([self.embed_text(text)]), options)
+            cache.rewind(memory.length)  # whoever used it last may have left something behind
+            cache.reserve(memory.length + len(text) + options.max_new_tokens)
+            return self._answer(memory, iter([text]), options)
         finally:
-            memory.cache.rewind(memory.length)
+            cache.rewind(memory.length)
+            cache.busy.release()
 
     def complete(
         self,
@@ -214,7 +217,7 @@ class System:
             cache=self.model.new_cache(place),
             length=0,
             entries=tuple(entries),
-            durations=tuple(max(visual.seconds) for visual in visuals),
+            durations=tuple(last_end(visual.seconds) for visual in visuals),
             system=self.name,
             fingerprint=self.fingerprint,
         )
@@ -242,22 +245,22 @@ class System:
 
     def _answer(self, memory: Memory, stream: Iterator[Tensor], options: Options) -> Answer:
         """Prefill what follows the memory and write."""
-        cache = memory.cache
-        if not isinstance(cache, GrowingCache):
-            raise PromptError("this memory holds no keys and values that can be continued")
-        observer = Observer(memory.entries)
+        cache = continuable(memory)
+        observer = Observer(memory.entries if options.evidence else ())
+        observe = observer if observer.entries else None
         began = time.perf_counter()
-        features_D = prefill(self.model, stream, cache, observe=observer)
-        asked, prompt_tokens = time.perf_counter(), cache.get_seq_length()
-        out: Written = write(
-            self.model,
-            features_D,
-            cache,
-            options,
-            end_ids=self.end_ids,
-            decode=self.text,
-            observe=observer,
-        )
+        with memory_errors():
+            features_D = prefill(self.model, stream, cache, observe=observe)
+            asked, prompt_tokens = time.perf_counter(), cache.get_seq_length()
+            out: Written = write(
+                self.model,
+                features_D,
+                cache,
+                options,
+                end_ids=self.end_ids,
+                decode=self.text,
+                observe=observe,
+            )
         stats = replace(
             memory.stats,
             prompt_tokens=prompt_tokens,
@@ -274,9 +277,14 @@ class System:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of the checkpoint's files and of what shapes a memory."""
-        sizes = sorted(
-            (file.name, file.stat().st_size) for file in self.folder.path.glob("*.safetensors")
-        )
-        what = [self.name, dict(self.folder.config), sizes, str(self.model.compute_dtype)]
-        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+        """Digest of the checkpoint and of what shapes a memory."""
+        how = (self.name, self.model.compute_dtype, self.processor, self.compress, self.template)
+        return digest(self.folder, repr(how))
+
+
+def continuable(memory: Memory) -> GrowingCache:
+    """The memory's keys and values. Raises PromptError if they are not all there."""
+    cache = memory.cache
+    if not isinstance(cache, GrowingCache) or cache.get_seq_length() < memory.length:
+        raise PromptError("this memory has lost its keys and values; watch the video again")
+    return cache

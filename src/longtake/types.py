@@ -104,20 +104,28 @@ class Options:
     """Called with each new piece of text as it is written."""
     cancelled: Callable[[], bool] | None = None
     """Asked before every token; true ends the answer early."""
+    evidence: bool = True
+    """Record which moments the answer rests on; costs one more pass over the keys per token."""
 
     def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "top_k", "seed"):
+            if not isinstance(getattr(self, name), int):
+                raise OptionError(f"{name} must be a whole number, got {getattr(self, name)!r}")
         if self.max_new_tokens < 1:
             raise OptionError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
-        if not 0.0 <= self.temperature < float("inf"):
-            raise OptionError(f"temperature must be 0 or more, got {self.temperature}")
+        if not -(2**63) <= self.seed < 2**63:
+            raise OptionError(f"seed must fit 64 bits, got {self.seed}")
+        if self.temperature != 0.0 and not 1e-3 <= self.temperature < float("inf"):
+            raise OptionError(f"temperature must be 0 or at least 0.001, got {self.temperature}")
         if not 0.0 < self.top_p <= 1.0:
             raise OptionError(f"top_p must be in (0, 1], got {self.top_p}")
         if self.top_k < 0:
             raise OptionError(f"top_k must be 0 (off) or more, got {self.top_k}")
         if not 0.0 < self.repetition_penalty < float("inf"):
             raise OptionError(f"repetition_penalty must be positive, got {self.repetition_penalty}")
-        if any(not text for text in self.stop):
-            raise OptionError("an empty stop text would end every answer at once")
+        stop: object = self.stop
+        if isinstance(stop, str) or not all(self.stop):
+            raise OptionError(f"stop must be texts, none of them empty, got {self.stop!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,6 +79,11 @@ def test_bad_logits_are_told() -> None:
         {"top_k": -1},
         {"repetition_penalty": 0.0},
         {"stop": ("",)},
+        {"stop": "abc"},
+        {"temperature": 1e-40},
+        {"seed": 2**70},
+        {"top_k": 2.5},
+        {"max_new_tokens": float("nan")},
     ],
 )
 def test_wrong_options(wrong: dict[str, float]) -> None:

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from longtake.errors import VideoError
@@ -91,6 +92,22 @@ def test_file_names_are_only_names(clips: Clips, tmp_path: Path, name: str) -> N
     path.write_bytes(clips["b.mp4"].read_bytes())
     assert_same(clips, path)
     assert_same(clips, str(path))
+
+
+def test_a_picture_name_is_no_pattern(clips: Clips, tmp_path: Path) -> None:
+    path = tmp_path / "100%d.png"
+    PIL.Image.fromarray(decode_all(clips["b.mp4"]).pictures[0]).save(path)
+    with open_video(path) as video:
+        assert video.frames == 1
+
+
+def test_a_file_that_disappears_is_an_error(clips: Clips, tmp_path: Path) -> None:
+    path = tmp_path / "here.mp4"
+    path.write_bytes(clips["b.mp4"].read_bytes())
+    with open_video(path) as video:
+        path.unlink()
+        with pytest.raises(VideoError, match="no longer there"):
+            list(video.read([0]))
 
 
 def test_a_file_object_is_shared_and_left_open(clips: Clips) -> None:

@@ -26,6 +26,10 @@ def attend(q_BHSE: Tensor, k_BKNE: Tensor, v_BKNE: Tensor) -> Tensor:
         )
     if q_BHSE.is_cuda:
         mask = causal_lower_right(queries, past + queries)
+        if not _has_flash(q_BHSE):
+            # only flash reads grouped keys; without it torch would write out mask and scores
+            repeats = q_BHSE.shape[1] // k_BKNE.shape[1]
+            k_BKNE, v_BKNE = (x.repeat_interleave(repeats, 1) for x in (k_BKNE, v_BKNE))
         return F.scaled_dot_product_attention(
             q_BHSE, k_BKNE, v_BKNE, attn_mask=mask, enable_gqa=True
         )
@@ -55,6 +59,12 @@ def last_row_weights(q_BHSE: Tensor, k_BKNE: Tensor) -> Tensor:
     return scores.float().softmax(-1).flatten(1, 2)
 
 
+def _has_flash(q_BHSE: Tensor) -> bool:
+    """Whether torch's flash kernel takes this on its device: half precision, Ampere or later."""
+    half = q_BHSE.dtype in (torch.float16, torch.bfloat16)
+    return half and torch.cuda.get_device_capability(q_BHSE.device)[0] >= 8
+
+
 def _fold(q_BHSE: Tensor, groups: int) -> Tensor:
     """[B, H, S, E] -> [B, K, G*S, E]: heads that share keys become rows, so keys are read once."""
     return q_BHSE.unflatten(1, (groups, -1)).flatten(2, 3)
@@ -63,7 +73,8 @@ def _fold(q_BHSE: Tensor, groups: int) -> Tensor:
 def _every_key(q_BHSE: Tensor, k_BKNE: Tensor, v_BKNE: Tensor) -> Tensor:
     """Attention without a mask, keys read once for all heads that share them."""
     rows = _fold(q_BHSE, k_BKNE.shape[1])
-    return F.scaled_dot_product_attention(rows, k_BKNE, v_BKNE).view(q_BHSE.shape)
+    # some kernels return a transposed layout, which view() refuses
+    return F.scaled_dot_product_attention(rows, k_BKNE, v_BKNE).reshape(q_BHSE.shape)
 
 
 def _past_then_chunk(q_BHSE: Tensor, k_BKNE: Tensor, v_BKNE: Tensor, past: int) -> Tensor:

@@ -5,14 +5,15 @@ B batch, K key/value heads, S tokens held, C capacity, E head width.
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-SLACK = 256
-"""Tokens of room beyond what was reserved: a question and an answer usually fit without a move."""
+SLACK = 1024
+"""Tokens of room beyond what was reserved: a question and an answer fit without a move."""
 
 
 class GrowingLayer(DynamicLayer):
@@ -50,7 +51,7 @@ class GrowingLayer(DynamicLayer):
         fits = buffer is not None and buffer.shape[0] == new.shape[0] and total <= buffer.shape[2]
         if buffer is not None and fits and (at_home or past == 0):
             return buffer
-        capacity = max(total + max(SLACK, past // 4), self.reserved)
+        capacity = max(total + max(SLACK, past // 8), self.reserved)
         room = new.new_empty(*new.shape[:2], capacity, new.shape[-1])
         if past and held is not None:
             room[:, :, :past] = held
@@ -83,6 +84,8 @@ class GrowingCache(Cache):
         """`reserve`: tokens each layer makes room for at its first update."""
         super().__init__(layer_class_to_replicate=GrowingLayer)
         self.reserved = reserve + SLACK if reserve else 0
+        self.busy = threading.Lock()
+        """Held while a question is answered: an answer in the making is part of the cache."""
 
     def reserve(self, tokens: int) -> None:
         """Make room for `tokens` in all, plus slack, when a layer next moves."""

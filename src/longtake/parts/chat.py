@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from longtake.errors import PromptError
 
 PLACEHOLDER = "<image>"
 """Where a visual goes in a prompt, as all four originals write it."""
@@ -48,3 +51,16 @@ QWEN_1_5 = Template(
 def visuals_prefix(count: int) -> str:
     """Placeholders in front of a question: joined by a space, then a newline; empty for none."""
     return " ".join([PLACEHOLDER] * count) + "\n" if count else ""
+
+
+def check_words(question: str, history: Sequence[Turn]) -> None:
+    """Raise PromptError unless these are words that can be asked."""
+    if not question.strip():
+        raise PromptError("the question is empty; ask something")
+    turns: Sequence[Any] = history  # callers may come with chat messages
+    for turn in turns:
+        pair = not isinstance(turn, dict) and len(turn) == 2
+        if not pair or not all(isinstance(words, str) for words in turn):
+            raise PromptError("history must be pairs of texts, (question, answer), in order")
+    if any(PLACEHOLDER in words for words in (question, *(w for turn in history for w in turn))):
+        raise PromptError(f"leave {PLACEHOLDER} out: the visuals stand before the question already")

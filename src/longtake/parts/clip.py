@@ -38,7 +38,7 @@ KNOWN = {"openai/clip-vit-large-patch14-336": (CLIP_L_336, CLIP_336_PIXELS)}
 """Towers that need no folder of their own."""
 
 
-def used_layers(layers: int, select: int) -> int:
+def used_layers(layers: int, select: Any) -> int:
     """Blocks to run so that the output is `hidden_states[select]` of a tower of `layers` blocks.
 
     hidden_states has layers + 1 entries, the first before any block. Raises CheckpointError out of
@@ -54,7 +54,7 @@ def clip_layers(published: Mapping[str, Any]) -> int:
     return whole(published.get("vision_config", published), "num_hidden_layers")
 
 
-def clip_config(published: Mapping[str, Any], select: int) -> ViTConfig:
+def clip_config(published: Mapping[str, Any], select: Any) -> ViTConfig:
     """A tower from a published CLIP config.json (or its `vision_config`), up to the layer used."""
     fields = published.get("vision_config", published)
     activation = fields.get("hidden_act", "quick_gelu")

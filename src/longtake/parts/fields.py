@@ -1,4 +1,4 @@
-"""Numbers out of a published config.json, or one line that says which is wrong."""
+"""Values out of a published config.json, or one line that says which is wrong."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,3 +25,20 @@ def real(config: Mapping[str, Any], field: str, default: float) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
         raise CheckpointError(f"config.json: {field} is {value!r}, expected a positive number")
     return float(value)
+
+
+def text(config: Mapping[str, Any], field: str, default: str) -> str:
+    """A text; `default` where the field is absent or null. Raises CheckpointError."""
+    value = config.get(field)
+    value = default if value is None else value
+    if not isinstance(value, str):
+        raise CheckpointError(f"config.json: {field} is {value!r}, expected a text")
+    return value
+
+
+def mapping(config: Mapping[str, Any], field: str) -> Mapping[str, Any]:
+    """A nested object; empty where the field is absent or null. Raises CheckpointError."""
+    value = config.get(field)
+    if value is not None and not isinstance(value, Mapping):
+        raise CheckpointError(f"config.json: {field} is {value!r}, expected an object")
+    return value or {}

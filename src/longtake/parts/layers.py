@@ -1,13 +1,35 @@
 """Linear, norm and embedding layers that compute in the activation's precision.
 
 Weights may stay bf16 in memory while the arithmetic runs in fp32: on common CPUs a bf16 matrix
-product is 6-8x slower than fp32, and upcasting one weight at a time costs next to nothing
-(docs/design.md). Where the two precisions agree (GPU, or fp32 weights) the casts are no-ops.
+product is 6-8x slower than fp32. Upcasting one weight at a time is nothing beside a prefill, but
+about doubles the time of a written token of a large model (dtype="float32" avoids it where memory
+allows). Where the two precisions agree the casts are no-ops.
 """
+
+import threading
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class Scratch(threading.local):
+    """One buffer per thread that weights are upcast into, one after another.
+
+    A fresh buffer for each product would cost several times the copy itself in page faults.
+    """
+
+    buffer: Tensor = torch.empty(0)
+
+    def upcast(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        """`weight` in another dtype, good until the next call on this thread."""
+        if self.buffer.dtype != dtype or self.buffer.numel() < weight.numel():
+            with torch.inference_mode(False):  # or no later call outside it could write here
+                self.buffer = torch.empty(weight.numel(), dtype=dtype)
+        return self.buffer[: weight.numel()].view(weight.shape).copy_(weight)
+
+
+SCRATCH = Scratch()
 
 
 class Linear(nn.Linear):
@@ -17,7 +39,11 @@ class Linear(nn.Linear):
         """[..., in] -> [..., out], in x's dtype."""
         bias: Tensor | None = self.bias  # torch declares it as always there
         bias = None if bias is None else bias.to(x.dtype)
-        return F.linear(x, self.weight.to(x.dtype), bias)
+        weight: Tensor = self.weight
+        if weight.dtype != x.dtype:
+            reusable = weight.device.type == "cpu" and not torch.is_grad_enabled()
+            weight = SCRATCH.upcast(weight, x.dtype) if reusable else weight.to(x.dtype)
+        return F.linear(x, weight, bias)
 
 
 class LayerNorm(nn.LayerNorm):

@@ -4,7 +4,8 @@ T frames, P patches per frame (a square grid, row-major), Q pooled patches, D wi
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import torch.nn.functional as F
@@ -33,23 +34,23 @@ def grid_pool(features_TPD: Tensor, stride: int, mode: PoolMode = "average") -> 
     return pool(grid_TDHW, stride).flatten(2).transpose(1, 2)
 
 
-def pool_frames(
-    stride: int, mode: PoolMode = "average"
-) -> Callable[[Iterator[VisualTokens]], Iterator[VisualTokens]]:
+@dataclass(frozen=True)
+class PoolFrames:
     """Grid-pool each frame as it comes (LongVA, section 3.2: 576 -> 144 tokens)."""
 
-    def compress(stream: Iterator[VisualTokens]) -> Iterator[VisualTokens]:
+    stride: int
+    mode: PoolMode = "average"
+
+    def __call__(self, stream: Iterator[VisualTokens]) -> Iterator[VisualTokens]:
+        """Chunks of frames of one size in, the same chunks pooled out."""
         for tokens in stream:
             patches = tokens.counts[0]
             if set(tokens.counts) != {patches}:
-                raise PromptError(
-                    f"frames of a chunk differ in patches: {sorted(set(tokens.counts))}"
-                )
-            pooled_TQD = grid_pool(tokens.features_ND.unflatten(0, (-1, patches)), stride, mode)
+                raise PromptError(f"frames of a chunk differ: {sorted(set(tokens.counts))} patches")
+            features_TPD = tokens.features_ND.unflatten(0, (-1, patches))
+            pooled_TQD = grid_pool(features_TPD, self.stride, self.mode)
             yield VisualTokens(
                 features_ND=pooled_TQD.flatten(0, 1),
                 counts=(pooled_TQD.shape[1],) * len(tokens.counts),
                 seconds=tokens.seconds,
             )
-
-    return compress

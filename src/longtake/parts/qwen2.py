@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from longtake.errors import CheckpointError
 from longtake.parts.attention import attend, attend_masked, last_row_weights
-from longtake.parts.fields import real, whole
+from longtake.parts.fields import real, text, whole
 from longtake.parts.layers import Linear, RMSNorm
 from longtake.parts.rope import RopeTable, frequencies, rope_table, rotate
 
@@ -165,6 +166,11 @@ class Decoder(nn.Module):
 def decoder_config(published: Mapping[str, Any], theta: float) -> DecoderConfig:
     """Sizes from the fields of a published Qwen2-family config.json."""
     heads, hidden = whole(published, "num_attention_heads"), whole(published, "hidden_size")
+    activation = text(published, "hidden_act", "silu")
+    window = published.get("use_sliding_window")
+    if activation != "silu" or window:
+        found = f"hidden_act {activation!r}, use_sliding_window {window!r}"
+        raise CheckpointError(f"config.json: {found}; expected 'silu' and full attention")
     return DecoderConfig(
         hidden=hidden,
         layers=whole(published, "num_hidden_layers"),

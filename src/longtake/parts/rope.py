@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from longtake.errors import CheckpointError
+from longtake.parts.fields import mapping, real
 
 
 class RopeTable(NamedTuple):
@@ -44,9 +45,9 @@ def theta_from_config(config: Mapping[str, Any]) -> float:
     Raises CheckpointError if the config asks for a context extension: silently ignoring one
     changes every logit.
     """
-    nested = config.get("rope_parameters") or {}
-    scaling = config.get("rope_scaling") or nested
+    nested = mapping(config, "rope_parameters")
+    scaling = mapping(config, "rope_scaling") or nested
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind != "default":
         raise CheckpointError(f"rope scaling {kind!r} is not supported yet; expected none")
-    return float(config.get("rope_theta", nested.get("rope_theta", 10000.0)))
+    return real(config if config.get("rope_theta") is not None else nested, "rope_theta", 10000.0)

@@ -23,8 +23,8 @@ from longtake.folder import Folder, TowerFiles, end_ids, load_tokenizer, require
 from longtake.model import Blueprint, blueprint
 from longtake.parts.chat import QWEN_1_5
 from longtake.parts.clip import clip_config, clip_layers
-from longtake.parts.fields import whole
-from longtake.parts.pooling import PoolMode, grid_pool, pool_frames
+from longtake.parts.fields import mapping, text, whole
+from longtake.parts.pooling import PoolFrames, PoolMode, grid_pool
 from longtake.parts.projector import projector_depth
 from longtake.parts.qwen2 import DecoderConfig, decoder_config
 from longtake.parts.rope import theta_from_config
@@ -67,11 +67,13 @@ class Config:
     stride: int
     mode: PoolMode
     merge: Literal["unires", "flat"]
-    aspect: str | None
+    aspect: str
     pinpoints: tuple[Size, ...]
     frames: int
-    window: int | None
+    window: int
     """tokenizer_model_max_length: the original cuts what is longer, question and all."""
+    still_as_frame: bool
+    """A still image is read as a video of one frame (the bundled model knows no other)."""
 
     @classmethod
     def from_published(cls, config: Mapping[str, Any], tower: Mapping[str, Any]) -> Config:
@@ -85,15 +87,16 @@ class Config:
             tower=vit,
             tower_layers=clip_layers(tower),
             decoder=decoder_config(config, theta_from_config(config)),
-            projector_depth=projector_depth(config.get("mm_projector_type", "linear")),
+            projector_depth=projector_depth(text(config, "mm_projector_type", "linear")),
             tied=bool(config.get("tie_word_embeddings", False)),
             stride=whole(config, "mm_spatial_pool_stride", 2),
             mode=mode,
             merge=merge,
-            aspect=config.get("image_aspect_ratio"),
+            aspect=text(config, "image_aspect_ratio", "square"),
             pinpoints=parse_pinpoints(config.get("image_grid_pinpoints") or [], vit.image),
-            frames=whole(config.get("longtake") or {}, "frames", 32),
-            window=config.get("tokenizer_model_max_length"),
+            frames=whole(mapping(config, "longtake"), "frames", 32),
+            window=whole(config, "tokenizer_model_max_length", 2**31),
+            still_as_frame=bool(mapping(config, "longtake").get("still_as_frame")),
         )
 
     def blueprint(self) -> Blueprint:
@@ -133,6 +136,9 @@ class LongVA(System):
         An image of one crop keeps all its patches; "flat" keeps everything of every crop.
         """
         config = self.config
+        if config.still_as_frame:
+            fitted = (self.processor.fit(image_CHW[None]), (0.0,))
+            return VisualTokens.join(list(self.compress(self.see(iter([fitted])))))
         crops_TCHW = image_crops(image_CHW, config.aspect, config.pinpoints, self.processor)
         pooled = config.merge == "unires" and len(crops_TCHW) > 1
         if pooled:
@@ -152,7 +158,8 @@ def load(
     names = Names(keys=KEYS, ignored=config.ignored(), absent=() if inside else ("tower.",))
     model = load_model(folder, config.blueprint(), names, device, dtype)
     if not inside:
-        alone = Names(keys=ALONE, ignored=config.ignored(ALONE[0][0]))
+        other = (r"text_model\.", r"(visual|text)_projection\.", r"logit_scale$")  # a whole CLIP
+        alone = Names(keys=ALONE, ignored=(*config.ignored(ALONE[0][0]), *other))
         load_part(model.tower, tower.weights(), alone)
     tokenizer = load_tokenizer(folder.path)
     model.usable_vocab = min(len(tokenizer), config.decoder.vocab)
@@ -163,7 +170,7 @@ def load(
         processor=ClipProcessor.from_config(tower.pixels),
         template=QWEN_1_5,
         sample=uniform,
-        compress=pool_frames(config.stride, config.mode),
+        compress=PoolFrames(config.stride, config.mode),
         frames=config.frames,
         end_ids=end_ids(folder, tokenizer),
         window=config.window,

@@ -80,7 +80,7 @@ def model_fields(tokenizer: Tokenizer) -> dict[str, Any]:
         "mm_use_im_start_end": False,
         "mm_use_im_patch_token": False,
         "image_aspect_ratio": None,
-        "longtake": {"frames": FRAMES},
+        "longtake": {"frames": FRAMES, "still_as_frame": True},
         "bos_token_id": single(tokenizer, "<|endoftext|>"),
         "eos_token_id": single(tokenizer, "<|im_end|>"),
         "torch_dtype": "bfloat16",

@@ -14,8 +14,11 @@ def is_image(path: str | os.PathLike[str]) -> bool:
     """Whether a file is a still image PIL knows, by its content; animations are videos."""
     try:
         with Image.open(path) as image:
-            return not getattr(image, "is_animated", False)
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
+            # an MPO is a phone's JPEG with previews behind it
+            return image.format == "MPO" or not getattr(image, "is_animated", False)
+    except Image.DecompressionBombError:
+        return True  # to be refused by open_image
+    except (UnidentifiedImageError, OSError, ValueError):
         return False
 
 

@@ -30,21 +30,26 @@ class Held:
     @property
     def duration(self) -> float:
         """Seconds to the end of the last frame, which lasts as long as the one before it."""
-        times = self.held.seconds_T.tolist()
-        return 0.0 if len(times) < 2 else 2 * times[-1] - times[-2] - times[0]
+        return last_end((self.held.seconds_T - self.held.seconds_T[0]).tolist())
 
     def read(self, indices: Sequence[int], *, chunk: int = 16) -> Iterator[Frames]:
-        """The frames at these indices, `chunk` at a time."""
+        """The frames at these indices, `chunk` at a time, timed from the first frame."""
+        first = self.held.seconds_T[0]
         for start in range(0, len(indices), chunk):
             part = list(indices[start : start + chunk])
             yield Frames(
                 pixels_TCHW=self.held.pixels_TCHW[part],
-                seconds_T=self.held.seconds_T[part],
+                seconds_T=self.held.seconds_T[part] - first,
                 index_T=self.held.index_T[part],
             )
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+def last_end(seconds: Sequence[float]) -> float:
+    """When the last frame ends, if it lasts as long as the one before; 0 for fewer than two."""
+    return 0.0 if len(seconds) < 2 else 2 * seconds[-1] - seconds[-2]
 
 
 def open_source(source: Source) -> Video | Held | Tensor:

@@ -59,5 +59,6 @@ class ahead(Generic[T]):
             if item is DONE:
                 return
             if isinstance(item, BaseException):
-                raise item
+                error, item = item, None  # or the traceback would keep itself alive
+                raise error
             yield item  # type: ignore[misc]

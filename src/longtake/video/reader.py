@@ -10,7 +10,7 @@ Letters: N wanted frames.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,7 +67,7 @@ class Reader:
         """Return the first picture that decoding from the start brings out, `pts` its number."""
         self._go_to(0)
         num_packets = len(self._index.frame_P)
-        for frame in self._decode(num_packets - 1, set(range(len(self._index)))):
+        for frame in self._decode(num_packets - 1, range(len(self._index))):
             if frame.pts is not None and frame.pts >= 0:
                 return frame
         name, codec = self._source.name, self._codec.name
@@ -115,14 +115,15 @@ class Reader:
         """
         self._go_to(int(self._index.key_K[key]))
         wanted = wanted_N.tolist()
-        needed = set(wanted) if patient else set(range(wanted[0] - _REORDER, wanted[-1] + 1))
+        chosen = set(wanted)
+        needed = chosen if patient else range(wanted[0] - _REORDER, wanted[-1] + 1)
         last = int(self._index.packet_T[wanted_N].max())
         if self._index.mark == "count":
             last += _REORDER  # which packet holds a frame is not known, only about where
         ready: dict[int, VideoFrame] = {}
         good: VideoFrame | None = None
         at = 0
-        for frame in self._owed(last, needed, set(wanted), ready):
+        for frame in self._owed(last, needed, chosen, ready):
             if frame is not None and frame.pts is not None and frame.pts <= wanted[at]:
                 good = frame
             while at < len(wanted):
@@ -141,7 +142,7 @@ class Reader:
                 return
 
     def _owed(
-        self, last: int, needed: set[int], wanted: set[int], ready: dict[int, VideoFrame]
+        self, last: int, needed: Container[int], wanted: set[int], ready: dict[int, VideoFrame]
     ) -> Iterator[VideoFrame | None]:
         """Yield what the decoder brings out, wanted frames also into `ready`; None at the end."""
         for frame in self._decode(last, needed):
@@ -150,11 +151,17 @@ class Reader:
             yield frame
         yield None
 
-    def _decode(self, last: int, needed: set[int]) -> Iterator[VideoFrame]:
-        """Decode from the present packet to packet `last` and drain the decoder."""
-        last = min(last, len(self._index.frame_P) - 1)
+    def _decode(self, last: int, needed: Container[int]) -> Iterator[VideoFrame]:
+        """Decode up to packet `last`; `pts` of what comes out is the number of the frame."""
+        for place, frame in enumerate(self._outputs(last, needed)):
+            if self._index.mark == "count":
+                frame.pts = place  # such a decode always begins with the first packet
+            yield frame
+
+    def _outputs(self, last: int, needed: Container[int]) -> Iterator[VideoFrame]:
+        """Feed the packets from the present one to `last` and drain the decoder."""
         counting = self._index.mark == "count"
-        shown = 0
+        last = min(last, len(self._index.frame_P) - 1)
         while self._rank <= last:
             rank = self._rank
             packet = self._next()
@@ -164,14 +171,8 @@ class Reader:
             # The level is read per packet; skipped pictures are never referred to by others.
             self._codec.skip_frame = "DEFAULT" if counting or number in needed else "NONREF"
             packet.pts = number
-            for frame in self._feed(packet):
-                if counting:
-                    frame.pts, shown = shown, shown + 1
-                yield frame
-        for frame in self._feed(None):
-            if counting:
-                frame.pts, shown = shown, shown + 1
-            yield frame
+            yield from self._feed(packet)
+        yield from self._feed(None)
 
     def _feed(self, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
         if packet is not None and packet.size == 0:

@@ -57,8 +57,14 @@ class Source:
         """Open a fresh container at the first packet; raise VideoError if FFmpeg cannot read it."""
         try:
             if isinstance(self._place, str):
-                # The prefix keeps a name like "a:b.mp4" from being taken for a protocol.
-                return av.open(f"file:{self._place}", mode="r", metadata_errors="ignore")
+                # The prefix keeps a name like "a:b.mp4" from being taken for a protocol, the option
+                # one like "100%d.png" for a series of pictures.
+                return av.open(
+                    f"file:{self._place}",
+                    mode="r",
+                    metadata_errors="ignore",
+                    container_options={"pattern_type": "none"},
+                )
             return av.open(
                 View(self._place, self._lock),
                 mode="r",
@@ -83,6 +89,8 @@ class Source:
     def _diagnose(self, problem: Exception) -> str:
         if isinstance(problem, PermissionError):
             return "may not be read (permission denied); change its permissions or owner"
+        if isinstance(problem, FileNotFoundError):
+            return "is no longer there; put it back or open another"
         with contextlib.closing(self.raw()) as file:
             head = file.read(512)
         if not head:
