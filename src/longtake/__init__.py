@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from longtake.api import load
+    from longtake.api import ask, load, watch
     from longtake.errors import (
         CapacityError,
         CheckpointError,
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "ask": "longtake.api",
     "load": "longtake.api",
+    "watch": "longtake.api",
     "open_video": "longtake.video.decode",
     "Answer": "longtake.types",
     "Frames": "longtake.types",
@@ -54,8 +56,10 @@ __all__ = [
     "VideoError",
     "VisualTokens",
     "__version__",
+    "ask",
     "load",
     "open_video",
+    "watch",
 ]
 
 

@@ -1,13 +1,20 @@
-"""Load a model by folder, hub id or "default"."""
+"""Load a model by folder, hub id or "default"; or watch and ask in one call."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Any, Literal
+
+import torch
 
 from longtake.errors import CheckpointError
 from longtake.folder import find, pick_device, pick_dtype
 from longtake.system import System
 from longtake.systems import open_system
+from longtake.types import Answer, Memory
+from longtake.video.inputs import Source
 
 DEFAULT = Path(__file__).parent / "assets" / "default"
 """The bundled model (docs/default-model.md)."""
@@ -16,24 +23,66 @@ DEFAULT = Path(__file__).parent / "assets" / "default"
 def load(
     model: str | Path = "default",
     *,
-    device: str = "auto",
-    dtype: str = "auto",
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
     system: str | None = None,
     vision_tower: str | Path | None = None,
+    resize: Literal["exact", "fast"] = "exact",
 ) -> System:
     """Load a published checkpoint: a folder, a hub id, or "default" for the bundled model.
 
     `system` overrides recognition by config fields; `vision_tower` is the folder or hub id of the
-    tower that config.json names. Raises CheckpointError, OptionError.
+    tower that config.json names. `resize="fast"` resizes frames with torch instead of PIL: about 5
+    times quicker, within 2 of 255 levels. Raises CheckpointError, OptionError.
     """
-    chosen_dtype, chosen_device = pick_dtype(dtype), pick_device(device)
+    chosen_dtype = pick_dtype(str(dtype).removeprefix("torch."))
+    chosen_device = pick_device(str(device))
     path = DEFAULT if str(model) == "default" else find(str(model))
     if path == DEFAULT and not (DEFAULT / "config.json").exists():
         raise CheckpointError("this installation holds no bundled model; give a model folder")
-    return open_system(
+    loaded = open_system(
         path,
         device=chosen_device,
         dtype=chosen_dtype,
         system=system,
         vision_tower=None if vision_tower is None else str(vision_tower),
     )
+    return replace(loaded, processor=replace(loaded.processor, resize=resize))
+
+
+def watch(
+    *sources: Source, model: str | System = "default", max_frames: int | None = None
+) -> Memory:
+    """Watch with a model that is loaded once and kept; `ask` continues from what comes out.
+
+    Raises what `load` and `System.watch` raise.
+    """
+    return _kept(model).watch(*sources, max_frames=max_frames)
+
+
+def ask(
+    video: Source | Memory,
+    question: str,
+    *,
+    model: str | System = "default",
+    max_frames: int | None = None,
+    **options: Any,
+) -> Answer:
+    """Answer one question about a video, or about the memory of one.
+
+    `options`: fields of `Options`, such as temperature. Raises what `load`, `System.watch` and
+    `System.ask` raise.
+    """
+    system = _kept(model)
+    chosen = system.options(**options)
+    memory = video if isinstance(video, Memory) else system.watch(video, max_frames=max_frames)
+    return system.ask(memory, question, chosen)
+
+
+def _kept(model: str | System) -> System:
+    return model if isinstance(model, System) else _load_once(model)
+
+
+@lru_cache(maxsize=1)
+def _load_once(model: str) -> System:
+    return load(model)

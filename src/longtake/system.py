@@ -155,7 +155,10 @@ class System:
         if overrides.get("temperature"):
             fields["top_p"] = float(published.get("top_p") or 1.0)
             fields["top_k"] = int(published.get("top_k") or 0)
-        return Options(**{**fields, **overrides})
+        try:
+            return Options(**{**fields, **overrides})
+        except TypeError as error:
+            raise OptionError(f"unknown option ({error}); see longtake.Options") from error
 
     def ask(
         self,

@@ -3,7 +3,11 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import BinaryIO
 
+import numpy as np
+import torch
+from PIL import Image
 from torch import Tensor
 
 from longtake.errors import OptionError, VideoError
@@ -11,8 +15,9 @@ from longtake.types import Frames
 from longtake.video.decode import Video, open_video
 from longtake.video.images import is_image, open_image
 
-Source = str | os.PathLike[str] | Video | Frames | Tensor
-"""A path or URL, an opened video, frames in memory, or an image [3, H, W] uint8."""
+Source = str | os.PathLike[str] | BinaryIO | Video | Frames | Tensor | Image.Image
+"""A path, URL or binary file, an opened video, frames in memory, or an image: PIL's, or a uint8
+tensor [3, H, W]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +65,10 @@ def open_source(source: Source) -> Video | Held | Tensor:
         return Held(held=source)
     if isinstance(source, Video | Tensor):
         return source
+    if isinstance(source, Image.Image):
+        return torch.from_numpy(np.array(source.convert("RGB"))).permute(2, 0, 1)
+    if not isinstance(source, str | os.PathLike) and callable(getattr(source, "read", None)):
+        return open_video(source)
     if not isinstance(source, str | os.PathLike):
         raise OptionError(
             f"cannot watch a {type(source).__name__}; give a path, Video, Frames or image tensor"

@@ -1,0 +1,75 @@
+"""What only a CUDA device can show; the first thing to run where there is one."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from longtake.api import load
+from longtake.engine import require_room
+from longtake.errors import CapacityError
+from longtake.parts.attention import attend, attend_masked, last_row_weights
+from longtake.parts.sampling import choose
+from longtake.types import Options
+from tests.tiny import CHECKPOINT, noise, tiny
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+BACKENDS = {
+    "any": [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
+    "no flash": [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
+    "math": [SDPBackend.MATH],
+}
+
+
+@pytest.fixture(params=sorted(BACKENDS))
+def backend(request: pytest.FixtureRequest) -> Iterator[None]:
+    with sdpa_kernel(BACKENDS[request.param]):
+        yield
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(28, 4), (4, 2), (2, 2)])
+@pytest.mark.parametrize(("queries", "keys"), [(1, 300), (64, 300), (64, 64)])
+def test_attention(dtype: torch.dtype, heads: int, kv_heads: int, queries: int, keys: int) -> None:
+    torch.manual_seed(0)
+    q = torch.randn(1, heads, queries, 128, device="cuda", dtype=dtype)
+    k, v = torch.randn(2, 1, kv_heads, keys, 128, device="cuda", dtype=dtype)
+    repeats = heads // kv_heads
+    wide = [x.double().repeat_interleave(repeats, 1) for x in (k, v)]
+    expected = attend_masked(q.double(), wide[0], wide[1], None)
+    # half precision keeps 8 or 11 bits of numbers of size 1
+    tolerance = 2e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(attend(q, k, v).double(), expected, rtol=0, atol=tolerance)
+    assert last_row_weights(q, k).sum(-1).allclose(torch.ones(1, heads, device="cuda"), atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_answers(dtype: str) -> None:
+    system = load(CHECKPOINT, device="cuda", dtype=dtype)
+    options = system.options(max_new_tokens=8)
+    memory = system.watch(noise(6), max_frames=6)
+    answer = system.ask(memory, "What?", options)
+    assert answer.evidence
+    assert system.ask(memory, "What?", options).ids == answer.ids
+    if dtype == "float32":
+        cpu = tiny()
+        assert answer.ids == cpu.ask(cpu.watch(noise(6), max_frames=6), "What?", options).ids
+
+
+def test_sampling_on_the_device() -> None:
+    logits = torch.randn(50, device="cuda")
+    options = Options(temperature=0.7, top_k=5, top_p=0.8, repetition_penalty=1.1)
+    token = choose(logits, [1, 2], options, torch.Generator().manual_seed(0))
+    assert 0 <= token < 50
+
+
+def test_room() -> None:
+    system = load(CHECKPOINT, device="cuda")
+    require_room(system.model, 1000)
+    with pytest.raises(CapacityError, match="free on cuda"):
+        require_room(system.model, 10**12)
