@@ -4,7 +4,7 @@ LongtakeError
 |-- VideoError        the input cannot be opened or holds no picture           (ValueError)
 |-- CheckpointError   a model folder is unreadable, unknown or does not match  (ValueError)
 |-- PromptError       placeholders and visuals disagree, or a prompt is empty  (ValueError)
-|-- CapacityError     more tokens than the window, or bytes than the device    (MemoryError)
+|-- CapacityError     more bytes than the device has free                      (MemoryError)
 |-- OptionError       an option has a value that means nothing                 (ValueError)
 `-- StoreError        a saved memory cannot be written or read back            (OSError)
 
@@ -37,7 +37,7 @@ class PromptError(LongtakeError, ValueError):
 
 
 class CapacityError(LongtakeError, MemoryError):
-    """It does not fit: tokens against the window, or bytes against the device."""
+    """It does not fit the memory of the device."""
 
     exit_code = 6
 

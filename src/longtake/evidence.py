@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,8 @@ def check_target(path: Path) -> None:
     """Raise OptionError if no picture can be saved as `path`; asked before the work begins."""
     if path.suffix.lower() not in Image.registered_extensions():
         raise OptionError(f"cannot save a picture as {path.name!r}; end its name in .png or .jpg")
+    if path.parent.is_dir() and not os.access(path.parent, os.W_OK):
+        raise OptionError(f"{path.parent} cannot be written to; choose another folder")
     if not path.parent.is_dir():
         raise OptionError(f"{path.parent} is no folder, so {path.name} cannot be saved in it")
 

@@ -11,8 +11,12 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from longtake.errors import CapacityError, LongtakeError
+from longtake.errors import CapacityError, LongtakeError, OptionError
 from longtake.terminal import note, say
+
+# typer may bring a click of its own; this is the one of its errors that it names for us
+USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
+"""What a command line that does not parse raises; printed by click it would be three lines."""
 
 INTERRUPTED = 130
 """After Ctrl-C: 128 + SIGINT, as shells report it."""
@@ -56,6 +60,12 @@ def reported() -> Iterator[None]:
             sys.stdout.flush()
     except LongtakeError as error:
         fail(str(error), error.exit_code, error)
+    except USAGE_ERROR as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            raise  # `longtake` alone: the help is the answer
+        command = "longtake" if error.ctx is None else error.ctx.command_path
+        told = error.format_message().rstrip(".")
+        fail(f"{told}; see {command} --help", OptionError.exit_code, error)
     except MemoryError as error:
         fail("out of memory; use fewer frames", CapacityError.exit_code, error)
     except OSError as error:
