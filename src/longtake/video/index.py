@@ -148,8 +148,8 @@ def scan(source: Source, container: InputContainer, stream: VideoStream) -> Pack
         add_position(-1 if position is None else position)
         add_duration(packet.duration or 0)
         keys.append(packet.is_keyframe)
-        # An empty packet repeats the picture before; a discarded one lies outside an edit list.
-        shown.append(packet.size > 0 and not packet.is_discard and not (vp8 and _unseen(packet)))
+        # A discarded packet lies outside what an edit list shows.
+        shown.append(not packet.is_discard and not (vp8 and _unseen(packet)))
         corrupt = packet.is_corrupt
     pts_P, dts_P, position_P, duration_P = (np.array(column, np.int64) for column in columns)
     shown_P = np.frombuffer(bytes(shown), np.bool_)

@@ -175,8 +175,6 @@ class Reader:
         yield from self._feed(None)
 
     def _feed(self, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
-        if packet is not None and packet.size == 0:
-            return []  # FFmpeg would take it for the end of the stream
         try:
             return self._codec.decode(packet)
         except FFmpegError:

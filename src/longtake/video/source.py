@@ -201,11 +201,12 @@ def read_packets(container: InputContainer, stream: VideoStream) -> Iterator[Pac
             failures += 1
             packets = container.demux(stream)
             continue
-        # The last packet of PyAV is an empty one, meant to flush a decoder.
-        if packet is None or (packet.size == 0 and packet.pts is None and packet.dts is None):
+        if packet is None:
             return
         failures = 0
-        yield packet
+        # An empty packet says nothing, and a decoder would take it for the end of the stream.
+        if packet.size:
+            yield packet
 
 
 def _on_disk(path: Path) -> Source:
