@@ -95,7 +95,8 @@ def sheet(path: Path, span: Span, target: Path) -> None:
             board.paste(picture.resize((WIDTH, height)), (x, y))
             found = times[index] == middle
             if found:
-                pen.rectangle((x - 3, y - 3, x + WIDTH + 2, y + height + 2), outline="gold", width=3)
+                box = (x - 3, y - 3, x + WIDTH + 2, y + height + 2)
+                pen.rectangle(box, outline="gold", width=3)
             label = clock(times[index]) + ("  <- the answer rests on this" if found else "")
             pen.text((x, y + height + 3), label, fill="gold" if found else "white", font=font)
     board.save(target)
