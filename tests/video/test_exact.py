@@ -143,6 +143,7 @@ def test_a_time_names_the_frame_on_screen(clips: Clips) -> None:
             assert video.index_at(times[index]) == index
             assert video.index_at(middle) == index
             assert video.index_at(times[index + 1] - 1e-6) == index
+            assert video.index_at(np.nextafter(times[index + 1], 0)) == index + 1  # rounding
         assert video.index_at(-5.0) == 0
         assert video.index_at(1e9) == video.frames - 1
         wanted = [times[7], times[3] + 1e-4, 0.0]

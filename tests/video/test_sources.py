@@ -163,11 +163,17 @@ def test_nobody_at_the_address() -> None:
         open_video("http://127.0.0.1:9/clip.mp4")
 
 
-def test_a_playlist_from_outside_opens_no_other_file(clips: Clips) -> None:
-    """Content from a file object must not make FFmpeg read what it names."""
-    inner = str(clips["b.ts"]).encode()
+def test_a_script_from_outside_opens_no_other_file(
+    clips: Clips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Content from a file object must not make FFmpeg read what it names; a file here may."""
+    script = f"ffconcat version 1.0\nfile {clips['b.ts'].name}\n".encode()
+    monkeypatch.chdir(clips.folder)
     with pytest.raises(VideoError):
-        open_video(io.BytesIO(LISTS % inner))
+        open_video(io.BytesIO(script))
+    Path("script.ffconcat").write_bytes(script)
+    with open_video("script.ffconcat") as video:
+        assert video.frames == 60
 
 
 def test_what_is_no_source_says_so(tmp_path: Path) -> None:

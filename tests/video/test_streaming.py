@@ -117,26 +117,28 @@ def test_a_defect_in_a_thread_does_not_hang_the_consumer(
 
 
 def test_a_slow_consumer_holds_the_workers_back(wide: Path) -> None:
-    """While a chunk is held another is decoded, and a few pictures per worker beyond."""
+    """While a chunk is held another is decoded, and a few pictures per worker beyond; then rest."""
     chunk, threads = 5, 2
-    ahead = chunk + 32 * 2**20 // (3 * 1280 * 720)
+    most = chunk + chunk + 32 * 2**20 // (3 * 1280 * 720)
     with open_video(wide) as video:
         decoded = []
-        full = threading.Event()
+        full, beyond = threading.Event(), threading.Event()
         report = video._health.report
 
         def count(picture: Picture) -> None:
             decoded.append(picture.index)
-            if len(decoded) >= chunk + ahead:
+            if len(decoded) == most:
                 full.set()
+            elif len(decoded) > most + threads:  # one more is in the hands of each worker
+                beyond.set()
             report(picture)
 
         video._health.report = count
-        for taken, frames in enumerate(video.read(chunk=chunk, threads=threads), start=1):
-            if taken == 1:
-                assert full.wait(timeout=30)
-            assert len(frames) == chunk
-            assert len(decoded) <= taken * chunk + ahead + threads
+        iterator = video.read(chunk=chunk, threads=threads)
+        next(iterator)
+        assert full.wait(timeout=30)
+        assert not beyond.wait(timeout=0.5)
+        assert [len(frames) for frames in iterator] == [chunk] * 23
         assert sorted(decoded) == list(range(120))  # each frame once
 
 
