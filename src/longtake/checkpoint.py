@@ -151,6 +151,9 @@ def load_model(
     with torch.device("meta"):
         skeleton = LongtakeModel(config, plan)
     check_names(weight_shapes(folder.path), skeleton, names)
+    if device.type == "meta":  # `inspect` wants shapes, not fifteen gigabytes
+        torch.nn.Module.to(skeleton, dtype or stored_dtype(folder))
+        return skeleton
     loud, bars = (
         transformers_logging.get_verbosity(),
         transformers_logging.is_progress_bar_enabled(),

@@ -157,7 +157,7 @@ def load(
     inside = any(name.startswith(TOWER) for name in weight_shapes(folder.path))
     names = Names(keys=KEYS, ignored=config.ignored(), absent=() if inside else ("tower.",))
     model = load_model(folder, config.blueprint(), names, device, dtype)
-    if not inside:
+    if not inside and device.type != "meta":
         other = (r"text_model\.", r"(visual|text)_projection\.", r"logit_scale$")  # a whole CLIP
         alone = Names(keys=ALONE, ignored=(*config.ignored(ALONE[0][0]), *other))
         load_part(model.tower, tower.weights(), alone)

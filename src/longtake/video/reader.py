@@ -244,7 +244,11 @@ class Reader:
             message = f"{self._source.name}: no decoder for {self._codec.name} ({problem})"
             raise VideoError(f"{message}; convert the video to H.264") from problem
         self._packets = read_packets(container, self._stream)
-        self._waiting = None
+        # Encoders sign only their first packet, and FFmpeg decodes some of them differently (x264
+        # before build 151 in 4:4:4, DivX, Xvid): every decoder has to see it once.
+        self._waiting = next(self._packets, None)
+        if self._waiting is not None:
+            self._feed(self._waiting)
 
 
 def _same(start_N: Ints, at: int) -> int:
