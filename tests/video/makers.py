@@ -175,6 +175,14 @@ def _after(path: Path, position: int) -> bytes:
     return path.read_bytes()[position:]
 
 
+def _signed_by_old_x264(clips: Clips, path: Path) -> Path:
+    """A video that claims, in its first packet only, an x264 whose mistake FFmpeg imitates."""
+    data = clips["short-gop.mp4"].read_bytes()
+    place = data.index(b"x264 - core ") + len(b"x264 - core ")
+    path.write_bytes(data[:place] + b"030" + data[place + 3 :])
+    return path
+
+
 VFR_PTS = [0, *np.cumsum(np.random.default_rng(1).integers(2, 60, 59)).tolist()]
 PREVIEW = {"deadline": "realtime", "cpu-used": "8", "g": "20"}
 MAKERS: dict[str, Callable[[Clips, Path], Path]] = {
@@ -211,6 +219,7 @@ MAKERS: dict[str, Callable[[Clips, Path], Path]] = {
         "keyint=10:min-keyint=10", sound=True, muxer={"movflags": "frag_keyframe+empty_moov"}
     ),
     "one.mp4": x264(num_frames=1),
+    "old-x264.mp4": _signed_by_old_x264,
     "odd-size.mp4": x264("keyint=12", 30, size=(202, 118)),
 }
-READABLE = sorted(set(MAKERS) - {"second.ts"})
+READABLE = sorted(set(MAKERS) - {"second.ts", "old-x264.mp4"})

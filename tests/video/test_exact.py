@@ -97,6 +97,17 @@ def test_more_threads_change_nothing(clips: Clips, threads: int) -> None:
         assert_exact(clips, "short-gop.mp4", frames, range(video.frames))
 
 
+def test_a_decoder_that_starts_in_the_middle_knows_the_encoder(clips: Clips) -> None:
+    """FFmpeg imitates mistakes of encoders that sign their first packet only."""
+    name = "old-x264.mp4"
+    plain = decode_all(clips["short-gop.mp4"]).pictures
+    imitated = [n for n, p in enumerate(decode_all(clips[name]).pictures) if (p != plain[n]).any()]
+    assert imitated
+    for index in imitated:
+        with open_video(clips[name]) as video:
+            assert_exact(clips, name, together(video, [index]), [index])
+
+
 def test_facts_come_from_the_packets(clips: Clips) -> None:
     with open_video(clips["vfr.mp4"]) as video:
         shown = VFR_PTS[-1] / 600
