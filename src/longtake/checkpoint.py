@@ -10,7 +10,8 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,21 @@ def check_names(shapes: Mapping[str, tuple[int, ...]], model: LongtakeModel, nam
         raise CheckpointError(f"the weights do not fit the config: {'; '.join(told)}")
 
 
+@contextmanager
+def quiet_loader() -> Iterator[None]:
+    """Keep transformers' loader silent for a while: the names are checked here, more strictly."""
+    loud = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(loud)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
 def load_model(
     folder: Folder,
     plan: Blueprint,
@@ -154,13 +170,7 @@ def load_model(
     if device.type == "meta":  # `inspect` wants shapes, not fifteen gigabytes
         torch.nn.Module.to(skeleton, dtype or stored_dtype(folder))
         return skeleton
-    loud, bars = (
-        transformers_logging.get_verbosity(),
-        transformers_logging.is_progress_bar_enabled(),
-    )
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
+    with quiet_loader():
         loaded: tuple[LongtakeModel, dict[str, Any]] = LongtakeModel.from_pretrained(  # type: ignore[assignment]
             folder.path,
             plan,
@@ -171,10 +181,6 @@ def load_model(
             use_safetensors=True,
             local_files_only=True,
         )
-    finally:
-        transformers_logging.set_verbosity(loud)
-        if bars:
-            transformers_logging.enable_progress_bar()
     model, info = loaded
     unset = set(info["missing_keys"]) & names.needed(skeleton).keys()
     if unset or info["mismatched_keys"]:
