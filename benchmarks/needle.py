@@ -122,7 +122,7 @@ def entries(hay: Haystack, start: int) -> tuple[Entry, ...]:
         counts=tuple(frame.counts[0] for frame in hay.frames),
         seconds=tuple(hay.interval * index for index in range(len(hay.frames))),
     )
-    return tuple(entries_of(packed, start, 0))
+    return tuple(entries_of(packed, start))
 
 
 def questions(

@@ -16,7 +16,7 @@ from longtake.errors import CheckpointError, OptionError
 from longtake.folder import find
 from longtake.model import LongtakeConfig, LongtakeModel
 from longtake.parts.clip import CLIP_L_336
-from longtake.systems.longva import KEYS, TOWER, Config
+from longtake.llava import KEYS, TOWER, LlavaConfig
 from tests.tiny import CHECKPOINT, tiny
 
 
@@ -97,7 +97,7 @@ def test_published_7b_names_and_shapes() -> None:
         "image_aspect_ratio": "anyres",
         "image_grid_pinpoints": [[336, 672]],
     }
-    read = Config.from_published(config, CLIP_L_336)
+    read = LlavaConfig.from_published(config, CLIP_L_336)
     with torch.device("meta"):
         model = LongtakeModel(LongtakeConfig.of(read.decoder, read.tied), read.blueprint())
     published, names = seven_b(), Names(keys=KEYS, ignored=read.ignored())

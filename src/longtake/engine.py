@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from typing import Literal
 
 import psutil
@@ -115,7 +116,7 @@ def prefill(
     """
     last: Tensor | None = None
     block = PREFILL_BLOCK.get(model.device.type, PREFILL_BLOCK_GPU)
-    for chunk, more in with_next(rechunk(stream, block)):
+    for chunk, more in with_next(rechunk(stream, repeat(block))):
         past = cache.get_seq_length()
         positions = torch.arange(past, past + len(chunk), device=chunk.device)[None]
         watch = observe if not more else None
@@ -195,10 +196,12 @@ def write(
     end_ids: Collection[int],
     decode: Callable[[Sequence[int]], str],
     observe: Observer | None = None,
+    penalised: Sequence[int] = (),
 ) -> Written:
     """Write tokens until an end id, a stop text or the limit.
 
     `features_D`: of the position before. The end id, where one is written, is part of the ids.
+    `penalised`: ids that the repetition penalty counts as written already.
     """
     out = Written(stream=TextStream(decode, options.stop))
     generator = torch.Generator().manual_seed(options.seed)
@@ -207,7 +210,7 @@ def write(
         if options.cancelled is not None and options.cancelled():
             out.finish = "cancelled"
             break
-        token = choose(model.logits(features_D), out.ids, options, generator)
+        token = choose(model.logits(features_D), [*penalised, *out.ids], options, generator)
         out.ids.append(token)
         if token in end_ids:
             out.finish = "stop"

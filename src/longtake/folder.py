@@ -191,9 +191,10 @@ def find_tower(folder: Folder, given: str | None) -> TowerFiles:
     name = text(folder.config, "mm_vision_tower", "")
     if given is None and (beside / "config.json").exists():
         return read_tower(beside)
-    if given is None and name in KNOWN:
-        config, pixels = KNOWN[name]
-        return TowerFiles(config=config, pixels=pixels, name=name)
+    known = [hub for hub in KNOWN if name.split("/")[-1] == hub.split("/")[-1]]
+    if given is None and known:  # also where it lay on somebody's disk: Video-XL names that path
+        config, pixels = KNOWN[known[0]]
+        return TowerFiles(config=config, pixels=pixels, name=known[0])
     return read_tower(find(given or name))
 
 

@@ -98,6 +98,10 @@ class LongtakeModel(PreTrainedModel, GenerationMixin):
         """Normalised pixels [T, 3, H, W] -> tower features [T, P, Dv], before the projector."""
         return self.tower(pixels_TCHW.to(self.device, self.compute_dtype))
 
+    def look_whole(self, pixels_TCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """As `look`, with the tower's class tokens [T, Dv] in front."""
+        return self.tower.whole(pixels_TCHW.to(self.device, self.compute_dtype))
+
     def project(self, features_TPD: Tensor) -> Tensor:
         """Tower features [T, P, Dv] -> visual features [T, P, D]."""
         return self.projector(features_TPD)

@@ -1,4 +1,4 @@
-"""From sources to one stream of embeddings, chunk by chunk, noting where each frame lands.
+"""From sources to one stream of text ids and visual tokens, chunk by chunk.
 
 Nothing here holds more than a few chunks: a video's frames are decoded and resized on a thread
 while the tower and the language model work on the chunk before.
@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from torch import Tensor
 
-from longtake.parts.splice import entries_of
-from longtake.types import Entry, Frames, VisualTokens
+from longtake.parts.splice import Piece, piece_tokens
+from longtake.types import Frames, VisualTokens
 from longtake.video.decode import Video
 from longtake.video.inputs import Held, Source, open_source
 from longtake.video.prefetch import ahead
@@ -51,8 +51,29 @@ class Eye(Protocol):
     def see_image(self, image_CHW: Tensor) -> VisualTokens:
         """All tokens of one still image."""
 
-    def embed_text(self, text: str) -> Tensor:
-        """A stretch of prompt, embedded."""
+    def tokens(self, text: str) -> tuple[int, ...]:
+        """Token ids of a stretch of prompt."""
+
+
+class Following(Protocol):
+    """What is known of a stream while it is read."""
+
+    @property
+    def expected(self) -> int:
+        """Tokens there will be, as far as that is known."""
+
+    def prefilled(self, tokens: int) -> None:
+        """Take note that the language model has read so many."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A stream that is there in full; nobody watches it being read."""
+
+    expected: int
+
+    def prefilled(self, tokens: int) -> None:
+        """Take no note."""
 
 
 @dataclass(kw_only=True)
@@ -65,35 +86,40 @@ class Reader:
     progress: Progress
     reserve: Callable[[int], None]
     """Told how many tokens there will be, once that is known, before the first of them."""
-    entries: list[Entry] = field(default_factory=list)
     durations: list[float] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    frames: int = 0
+    """Frames and images given out so far."""
     patches: int = 0
     """Tower tokens before compression."""
+    visual: int = 0
+    """Visual tokens given out so far."""
     place: int = 0
     """Tokens given out so far."""
     expected: int = 0
     """Tokens there will be when the current source has been read; 0 until that is known."""
 
-    def stream(self, head: str, sources: Sequence[Source]) -> Generator[Tensor]:
-        """Embeddings [S_i, D]: head, then each source's tokens, a space between sources."""
+    def stream(self, head: str, sources: Sequence[Source]) -> Generator[Piece]:
+        """The head, then each source's tokens, a space between sources."""
         yield self._text(head)
-        for visual, source in enumerate(sources):
-            if visual:
+        for number, source in enumerate(sources):
+            if number:
                 yield self._text(" ")
             for tokens in self._tokens(source):
-                self.entries += entries_of(tokens, self.place, visual)
-                self.place += len(tokens.features_ND)
-                yield tokens.features_ND
+                self.frames += len(tokens.counts)
+                self.visual += len(tokens.features_ND)
+                yield self._placed(replace(tokens, visual=number))
 
     def prefilled(self, tokens: int) -> None:
         """Report how far the language model has read."""
         self.progress("prefill", tokens, max(tokens, self.expected))
 
-    def _text(self, text: str) -> Tensor:
-        embedded = self.eye.embed_text(text)
-        self.place += len(embedded)
-        return embedded
+    def _text(self, text: str) -> Piece:
+        return self._placed(self.eye.tokens(text))
+
+    def _placed(self, piece: Piece) -> Piece:
+        self.place += piece_tokens(piece)
+        return piece
 
     def _tokens(self, source: Source) -> Iterator[VisualTokens]:
         opened = open_source(source)
@@ -114,7 +140,7 @@ class Reader:
         indices = list(self.eye.sample(video.frames, self.num))
         self.durations.append(video.duration)
         frames = self._count(video.read(indices, chunk=CHUNK), len(indices))
-        before, start = len(self.entries), self.place
+        before, start = self.frames, self.place
         with ahead(self._fitted(frames)) as fitted:
             for tokens in self.eye.compress(self._counted(self.eye.see(fitted))):
                 if not self.expected:
@@ -122,7 +148,7 @@ class Reader:
                     self.expected = start + round(each * len(indices))
                     self.reserve(self.expected)
                 yield tokens
-                self.progress("encode", len(self.entries) - before, len(indices))
+                self.progress("encode", self.frames - before, len(indices))
         self.warnings += video.warnings  # reading may have found damage
 
     def _fitted(self, frames: Generator[Frames]) -> Iterator[Fitted]:

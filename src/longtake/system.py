@@ -27,10 +27,10 @@ from longtake.folder import Folder, Tokenizer, digest
 from longtake.model import LongtakeModel
 from longtake.parts.cache import GrowingCache
 from longtake.parts.chat import Template, Turn, check_words
-from longtake.parts.splice import Piece, embed_pieces, entries_of, first_rows, pieces_of
+from longtake.parts.splice import Piece, embed_pieces, entries_of, first_tokens, piece_tokens, pieces_of
 from longtake.parts.text import cut_at_stop
-from longtake.reader import Fitted, Progress, Reader
-from longtake.types import Answer, Entry, Frames, Memory, Options, Stats, VisualTokens
+from longtake.reader import Fitted, Following, Known, Progress, Reader
+from longtake.types import Answer, Entry, Frames, Memory, Options, Reading, Stats, VisualTokens
 from longtake.video.inputs import Source, last_end
 from longtake.video.pixels import ClipProcessor
 
@@ -47,6 +47,9 @@ class System:
     """A loaded model and its wiring. Variants are made with `dataclasses.replace`."""
 
     name: ClassVar[str]
+    penalises_prompt: ClassVar[bool] = False
+    """The repetition penalty counts the prompt's text, because the original's generate() gets ids.
+    Where it gets embeddings it knows of none."""
 
     folder: Folder
     """Where it came from."""
@@ -85,32 +88,68 @@ class System:
         if not sources:
             raise PromptError("there is nothing to watch; give a video or an image")
         began = time.perf_counter()
-        cache = self.model.new_cache()
+        cache = self.new_cache()
 
         def reserve(tokens: int) -> None:
-            require_room(self.model, tokens, held=cache.get_seq_length())
-            cache.reserve(tokens)
+            require_room(self.model, self.kept(tokens), held=cache.get_seq_length())
+            cache.reserve(self.kept(tokens))
 
         reader = Reader(eye=self, num=num, progress=progress or quiet, reserve=reserve)
         with memory_errors(), closing(reader.stream(self.template.head(), sources)) as stream:
-            prefill(self.model, stream, cache, progress=reader.prefilled)
+            reading = self.remember(stream, cache, reader)
         stats = Stats(
-            frames=len(reader.entries),
+            frames=reader.frames,
             patches=reader.patches,
-            visual_tokens=sum(entry.stop - entry.start for entry in reader.entries),
+            visual_tokens=reader.visual,
             watch_seconds=time.perf_counter() - began,
             memory_bytes=cache.nbytes,
             warnings=(*reader.warnings, *self.beyond_training(cache.get_seq_length())),
         )
+        return self._memory(reading, cache, tuple(reader.durations), stats)
+
+    def _memory(
+        self, reading: Reading, cache: GrowingCache, durations: tuple[float, ...], stats: Stats
+    ) -> Memory:
         return Memory(
             cache=cache,
             length=cache.get_seq_length(),
-            entries=tuple(reader.entries),
-            durations=tuple(reader.durations),
+            entries=reading.entries,
+            durations=durations,
             system=self.name,
             fingerprint=self.fingerprint,
+            ids=reading.ids,
+            windows=reading.windows,
             stats=stats,
         )
+
+    def new_cache(self) -> GrowingCache:
+        """An empty cache for one memory."""
+        return self.model.new_cache()
+
+    def kept(self, tokens: int) -> int:
+        """How many tokens' keys and values a memory of so many tokens holds, at most."""
+        return tokens
+
+    def remember(
+        self, pieces: Iterator[Piece], cache: GrowingCache, following: Following
+    ) -> Reading:
+        """Read pieces of a prompt in order; the cache keeps what later questions need."""
+        entries: list[Entry] = []
+        ids: list[int] = []
+
+        def noted() -> Iterator[Piece]:
+            place = cache.get_seq_length()
+            for piece in pieces:
+                if isinstance(piece, VisualTokens):
+                    entries.extend(entries_of(piece, place))
+                else:
+                    ids.extend(piece)
+                place += piece_tokens(piece)
+                yield piece
+
+        stream = embed_pieces(noted(), self.model.embed, self.model.device)
+        last_D = prefill(self.model, stream, cache, progress=following.prefilled)
+        return Reading(features_D=last_D, entries=tuple(entries), ids=tuple(ids))
 
     def beyond_training(self, tokens: int) -> tuple[str, ...]:
         """A warning if there are more tokens than the checkpoint was trained to read."""
@@ -182,14 +221,14 @@ class System:
                 "options; watch the video again"
             )
         # the visuals end the memory; what follows them starts with the placeholder's newline
-        text = self.embed_text("\n" + self.template.tail(question, history))
+        ids = self.tokens("\n" + self.template.tail(question, history))
         cache = continuable(memory)
         if not cache.busy.acquire(blocking=False):
             raise PromptError("this memory is answering another question; wait, or watch again")
         try:
             cache.rewind(memory.length)  # whoever used it last may have left something behind
-            cache.reserve(memory.length + len(text) + options.max_new_tokens)
-            return self._answer(memory, iter([text]), options)
+            cache.reserve(memory.length + len(ids) + options.max_new_tokens)
+            return self._answer(memory, ids, options)
         finally:
             cache.rewind(memory.length)
             cache.busy.release()
@@ -208,26 +247,21 @@ class System:
         tokenizer_model_max_length; it exists to reproduce them.
         """
         pieces = self.pieces(prompt, visuals)
-        entries: list[Entry] = []
-        place = 0
-        for piece in pieces:
-            if isinstance(piece, VisualTokens):
-                entries += entries_of(piece, place, len({entry.visual for entry in entries}))
-                place += len(piece.features_ND)
-            else:
-                place += len(piece)
-        empty = Memory(
-            cache=self.model.new_cache(place),
-            length=0,
-            entries=tuple(entries),
-            durations=tuple(last_end(visual.seconds) for visual in visuals),
-            system=self.name,
-            fingerprint=self.fingerprint,
-        )
-        stream = embed_pieces(pieces, self.model.embed, self.model.device)
         if limit is not None:
-            stream = first_rows(stream, limit)
-        return self._answer(empty, stream, options)
+            pieces = first_tokens(pieces, limit)
+        # a memory of all up to the last visual, then the text that asks
+        ends = [n for n, piece in enumerate(pieces, 1) if isinstance(piece, VisualTokens)]
+        split = max(ends, default=0)
+        known, asked = pieces[:split], pieces[split:]
+        cache, reading = self.new_cache(), Reading(features_D=None, entries=(), ids=())
+        if known:
+            following = Known(sum(map(piece_tokens, pieces)))
+            with memory_errors():
+                reading = self.remember(iter(known), cache, following)
+        durations = tuple(last_end(visual.seconds) for visual in visuals)
+        memory = self._memory(reading, cache, durations, Stats())
+        ids = tuple(n for piece in asked if not isinstance(piece, VisualTokens) for n in piece)
+        return self._answer(memory, ids, options, reading.features_D)
 
     def pieces(self, prompt: str, visuals: Sequence[VisualTokens]) -> list[Piece]:
         """A prompt as token ids and visuals, in order."""
@@ -246,14 +280,25 @@ class System:
         """Text of ids, special tokens left out."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
-    def _answer(self, memory: Memory, stream: Iterator[Tensor], options: Options) -> Answer:
-        """Prefill what follows the memory and write."""
+    def _answer(
+        self,
+        memory: Memory,
+        ids: Sequence[int],
+        options: Options,
+        features_D: Tensor | None = None,
+    ) -> Answer:
+        """Read the ids that follow the memory and write.
+
+        `features_D`: of the memory's last position, for an answer that follows without a word.
+        """
         cache = continuable(memory)
         observer = Observer(memory.entries if options.evidence else ())
         observe = observer if observer.entries else None
         began = time.perf_counter()
         with memory_errors():
-            features_D = prefill(self.model, stream, cache, observe=observe)
+            if ids or features_D is None:
+                stream = embed_pieces([tuple(ids)] if ids else [], self.model.embed, self.model.device)
+                features_D = prefill(self.model, stream, cache, observe=observe)
             asked, prompt_tokens = time.perf_counter(), cache.get_seq_length()
             out: Written = write(
                 self.model,
@@ -263,6 +308,7 @@ class System:
                 end_ids=self.end_ids,
                 decode=self.text,
                 observe=observe,
+                penalised=(*memory.ids, *ids) if self.penalises_prompt else (),
             )
         stats = replace(
             memory.stats,

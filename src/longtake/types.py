@@ -61,6 +61,10 @@ class VisualTokens:
     """Tokens of each entry; sums to N."""
     seconds: tuple[float, ...]
     """Start of each entry in seconds (0.0 for images)."""
+    visual: int = 0
+    """Which of the prompt's videos or images this is a part of."""
+    class_TD: Tensor | None = None
+    """The tower's class token of each entry, where a system compares frames by it."""
 
     def __post_init__(self) -> None:
         if self.features_ND.ndim != 2 or sum(self.counts) != len(self.features_ND):
@@ -68,17 +72,22 @@ class VisualTokens:
             raise PromptError(f"features {shape} but counts sum to {sum(self.counts)}")
         if len(self.seconds) != len(self.counts):
             raise PromptError(f"{len(self.counts)} entries but {len(self.seconds)} times")
+        if self.class_TD is not None and len(self.class_TD) != len(self.counts):
+            raise PromptError(f"{len(self.counts)} entries, {len(self.class_TD)} class tokens")
 
     def __repr__(self) -> str:
         return f"VisualTokens({len(self.counts)} entries, {tuple(self.features_ND.shape)})"
 
     @staticmethod
     def join(parts: Sequence[VisualTokens]) -> VisualTokens:
-        """Concatenate several in order; at least one."""
+        """Concatenate several parts of one visual in order; at least one."""
+        classes = [part.class_TD for part in parts if part.class_TD is not None]
         return VisualTokens(
             features_ND=torch.cat([part.features_ND for part in parts]),
             counts=tuple(n for part in parts for n in part.counts),
             seconds=tuple(s for part in parts for s in part.seconds),
+            visual=parts[0].visual,
+            class_TD=torch.cat(classes) if len(classes) == len(parts) else None,
         )
 
 
@@ -95,7 +104,8 @@ class Options:
     top_k: int = 0
     """Keep this many most probable tokens; 0 keeps all (sampling only)."""
     repetition_penalty: float = 1.0
-    """Divides positive and multiplies negative logits of tokens already *written*."""
+    """Divides positive and multiplies negative logits of tokens already written (and, in systems
+    whose originals do so, of the prompt's text)."""
     seed: int = 0
     """Seed of the sampling generator."""
     stop: tuple[str, ...] = ()
@@ -196,6 +206,22 @@ class KVCache(Protocol):
         """Forget all tokens after the first `length` of each layer."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """A stretch of a visual that was condensed together, and where its summaries lie."""
+
+    start: int
+    """First summary in the memory's sequence."""
+    stop: int
+    """One past the last."""
+    tokens: int
+    """Visual tokens it was made of."""
+    ratio: int
+    """Visual tokens per summary."""
+    visual: int = 0
+    """Which of the memory's videos or images it belongs to."""
+
+
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Entry:
     """Where one frame, clip or image lies in a memory's sequence."""
@@ -208,6 +234,20 @@ class Entry:
     """When it is shown; 0.0 for images."""
     visual: int = 0
     """Which of the memory's videos or images it belongs to."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Reading:
+    """What was found while reading pieces of a prompt into a cache."""
+
+    features_D: Tensor | None
+    """Decoder features of the last position; None if there was nothing to read."""
+    entries: tuple[Entry, ...]
+    """Where each frame lies."""
+    ids: tuple[int, ...]
+    """Text read, in order."""
+    windows: tuple[Window, ...] = ()
+    """How visuals were condensed."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -226,6 +266,10 @@ class Memory:
     """Name of the system that watched."""
     fingerprint: str
     """Digest of the checkpoint and of every option that shaped the memory."""
+    ids: tuple[int, ...] = ()
+    """Ids of the text it begins with and between its visuals."""
+    windows: tuple[Window, ...] = ()
+    """How it was condensed, where it was."""
     stats: Stats = field(default_factory=Stats)
     """What watching cost."""
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from tests.parity import video_xl
 from tests.parity.cases import Case, StageResult, case_paths, load_case
 from tests.parity.longva import check_answer, check_haystack, check_language, check_vision
 from tests.parity.pixels import (
@@ -23,6 +24,15 @@ from tests.parity.pixels import (
     check_sampling_table,
 )
 
+WATCHED = (
+    video_xl.check_pixels,
+    video_xl.check_vision,
+    video_xl.check_intervals,
+    video_xl.check_language,
+    video_xl.check_answer,
+)
+"""Video-XL's cases call themselves "video" or "image"."""
+
 Stage = Callable[[Case], list[StageResult]]
 
 STAGES: dict[str, tuple[Stage, ...]] = {
@@ -31,6 +41,8 @@ STAGES: dict[str, tuple[Stage, ...]] = {
     "sampling-table": (check_sampling_table,),
     "anyres-table": (check_anyres_table,),
     "vniah": (check_haystack_pixels, check_haystack),
+    "video": WATCHED,
+    "image": WATCHED,
 }
 
 # What a broken case, checkpoint or implementation raises: that case fails, the others still run.

@@ -1,5 +1,8 @@
 """Pooling, splicing and prompts."""
 
+from dataclasses import replace
+from itertools import repeat
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -72,17 +75,20 @@ def test_pooling_by_chunks_is_pooling_at_once(chunk: int) -> None:
 @pytest.mark.parametrize("size", [1, 4, 5, 100])
 def test_rechunk(size: int) -> None:
     pieces = [torch.randn(n, 2) for n in (3, 1, 9, 2, 8)]
-    blocks = list(rechunk(iter(pieces), size))
+    blocks = list(rechunk(iter(pieces), repeat(size)))
     torch.testing.assert_close(torch.cat(blocks), torch.cat(pieces), rtol=0, atol=0)
     assert [len(block) for block in blocks[:-1]] == [size] * (len(blocks) - 1)
     assert 0 < len(blocks[-1]) <= size
-    assert list(rechunk(iter([]), size)) == []
+    assert list(rechunk(iter([]), repeat(size))) == []
 
 
 def test_pieces_and_counts() -> None:
     first, second = tokens(1, 4), tokens(2, 4)
     pieces = pieces_of("ab<image> <image>\nc", [first, second], lambda text: list(text.encode()))
-    assert pieces == [(97, 98), first, (32,), second, (10, 99)]
+    assert [piece for piece in pieces if isinstance(piece, tuple)] == [(97, 98), (32,), (10, 99)]
+    visuals = [piece for piece in pieces if isinstance(piece, VisualTokens)]
+    assert [visual.features_ND for visual in visuals] == [first.features_ND, second.features_ND]
+    assert [visual.visual for visual in visuals] == [0, 1]
     assert flat_ids(pieces) == [97, 98, -200, 32, -200, 10, 99]
     with pytest.raises(PromptError, match="2 <image> placeholders for 1 visuals"):
         pieces_of("<image><image>", [first], lambda text: [1])
@@ -91,7 +97,7 @@ def test_pieces_and_counts() -> None:
 
 
 def test_entries() -> None:
-    entries = entries_of(tokens(3, 4), 10, 1)
+    entries = entries_of(replace(tokens(3, 4), visual=1), 10)
     assert [(e.start, e.stop, e.seconds, e.visual) for e in entries] == [
         (10, 14, 0.0, 1),
         (14, 18, 1.0, 1),

@@ -31,17 +31,25 @@ class GrowingLayer(DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Append [B, K, S', E]; returns all keys and values [B, K, S, E] as views."""
+        self.keys, self.values = self.peek(key_states, value_states)
+        return self.keys, self.values
+
+    def peek(self, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]:
+        """All keys and values and [B, K, S', E] behind them, as views good until the next call.
+
+        Nothing is kept of them: the next update writes over the same room.
+        """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         past = self.get_seq_length()
         self.key_buffer = self._room(self.key_buffer, self.keys, key_states, past)
         self.value_buffer = self._room(self.value_buffer, self.values, value_states, past)
+        self.keys = self.key_buffer[:, :, :past]
+        self.values = self.value_buffer[:, :, :past]
         total = past + key_states.shape[-2]
         self.key_buffer[:, :, past:total] = key_states
         self.value_buffer[:, :, past:total] = value_states
-        self.keys = self.key_buffer[:, :, :total]
-        self.values = self.value_buffer[:, :, :total]
-        return self.keys, self.values
+        return self.key_buffer[:, :, :total], self.value_buffer[:, :, :total]
 
     def _room(self, buffer: Tensor | None, held: Tensor | None, new: Tensor, past: int) -> Tensor:
         """A buffer that starts with the `past` tokens held and has room for the new ones."""
@@ -62,6 +70,19 @@ class GrowingLayer(DynamicLayer):
         if self.keys is not None and self.values is not None:
             self.keys = self.keys[..., :length, :]
             self.values = self.values[..., :length, :]
+
+    def trim(self) -> None:
+        """Give back the room beyond what is held and the slack."""
+        if self.keys is None or self.values is None or self.key_buffer is None:
+            return
+        self.reserved, past = 0, self.get_seq_length()
+        if self.key_buffer.shape[2] > past + SLACK:
+            for part in ("key", "value"):
+                held = getattr(self, f"{part}s")
+                room = held.new_empty(*held.shape[:2], past + SLACK, held.shape[-1])
+                room[:, :, :past] = held
+                setattr(self, f"{part}_buffer", room)
+                setattr(self, f"{part}s", room[:, :, :past])
 
     def reset(self) -> None:
         """Forget everything and give the memory back."""
@@ -97,9 +118,24 @@ class GrowingCache(Cache):
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> Any:
         """Append to one layer; returns all of its keys and values."""
+        self._layer(layer_idx)
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
+    def peek(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int
+    ) -> tuple[Tensor, Tensor]:
+        """All keys and values of one layer and these behind them; nothing is kept of these."""
+        return self._layer(layer_idx).peek(key_states, value_states)
+
+    def _layer(self, layer_idx: int) -> GrowingLayer:
         while len(self.layers) <= layer_idx:
             self.layers.append(GrowingLayer(self.reserved))
-        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        return self.layers[layer_idx]
+
+    def trim(self) -> None:
+        """Give back the room beyond what is held and the slack for a question."""
+        for layer in self.layers:
+            layer.trim()
 
     def rewind(self, length: int) -> None:
         """Forget all tokens after the first `length` of each layer."""

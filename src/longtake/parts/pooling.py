@@ -5,7 +5,7 @@ T frames, P patches per frame (a square grid, row-major), Q pooled patches, D wi
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch.nn.functional as F
@@ -49,8 +49,8 @@ class PoolFrames:
                 raise PromptError(f"frames of a chunk differ: {sorted(set(tokens.counts))} patches")
             features_TPD = tokens.features_ND.unflatten(0, (-1, patches))
             pooled_TQD = grid_pool(features_TPD, self.stride, self.mode)
-            yield VisualTokens(
+            yield replace(
+                tokens,
                 features_ND=pooled_TQD.flatten(0, 1),
                 counts=(pooled_TQD.shape[1],) * len(tokens.counts),
-                seconds=tokens.seconds,
             )

@@ -39,6 +39,11 @@ def rotate(x_BHSE: Tensor, table: RopeTable) -> Tensor:
     return x_BHSE * table.cos + torch.cat([-second, first], dim=-1) * table.sin
 
 
+def unrotate(x_BHSE: Tensor, table: RopeTable) -> Tensor:
+    """Undo `rotate`: queries or keys as they were before, to the last bit or two."""
+    return rotate(x_BHSE, RopeTable(table.cos, -table.sin))
+
+
 def theta_from_config(config: Mapping[str, Any]) -> float:
     """rope_theta from either the published or the transformers-5 spelling.
 

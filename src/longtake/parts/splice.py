@@ -3,7 +3,9 @@
 Letters: S sequence, D width.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -33,8 +35,8 @@ def pieces_of(
             f"the prompt has {len(texts) - 1} {PLACEHOLDER} placeholders for {len(visuals)} visuals"
         )
     pieces: list[Piece] = [tuple(encode(texts[0]))]
-    for visual, text in zip(visuals, texts[1:], strict=True):
-        pieces += [visual, tuple(encode(text))]
+    for number, (visual, text) in enumerate(zip(visuals, texts[1:], strict=True)):
+        pieces += [replace(visual, visual=number), tuple(encode(text))]
     return [piece for piece in pieces if isinstance(piece, VisualTokens) or piece]
 
 
@@ -47,7 +49,7 @@ def flat_ids(pieces: Sequence[Piece]) -> list[int]:
 
 
 def embed_pieces(
-    pieces: Sequence[Piece], embed: Callable[[Tensor], Tensor], device: torch.device
+    pieces: Iterable[Piece], embed: Callable[[Tensor], Tensor], device: torch.device
 ) -> Iterator[Tensor]:
     """Embeddings of each piece in order, [S_i, D]."""
     for piece in pieces:
@@ -57,37 +59,52 @@ def embed_pieces(
             yield embed(torch.tensor(piece, dtype=torch.int64, device=device))
 
 
-def entries_of(tokens: VisualTokens, start: int, visual: int) -> list[Entry]:
+def entries_of(tokens: VisualTokens, start: int) -> list[Entry]:
     """Where each frame lies when the first token is token `start` of the sequence."""
     entries = []
     for count, seconds in zip(tokens.counts, tokens.seconds, strict=True):
         stop = start + count
-        entries.append(Entry(start=start, stop=stop, seconds=seconds, visual=visual))
+        entries.append(Entry(start=start, stop=stop, seconds=seconds, visual=tokens.visual))
         start += count
     return entries
 
 
-def first_rows(stream: Iterator[Tensor], limit: int) -> Iterator[Tensor]:
-    """The first `limit` rows of a stream of [S_i, D]."""
-    for piece in stream:
+def first_tokens(pieces: Sequence[Piece], limit: int) -> list[Piece]:
+    """The pieces of the first `limit` tokens, the last piece cut where they end."""
+    kept: list[Piece] = []
+    for piece in pieces:
         if limit <= 0:
-            return
-        yield piece[:limit]
-        limit -= len(piece)
+            break
+        kept.append(first_features(piece, limit) if isinstance(piece, VisualTokens) else piece[:limit])
+        limit -= piece_tokens(piece)
+    return kept
 
 
-def rechunk(stream: Iterator[Tensor], size: int) -> Iterator[Tensor]:
-    """Regroup [S_i, D] pieces into blocks of exactly `size` rows (the last may be shorter)."""
+def first_features(tokens: VisualTokens, limit: int) -> VisualTokens:
+    """The first `limit` features; an entry they end in is cut, those behind it stay empty."""
+    ends = [min(end, limit) for end in accumulate(tokens.counts)]
+    counts = tuple(end - start for start, end in pairwise([0, *ends]))
+    return replace(tokens, features_ND=tokens.features_ND[:limit], counts=counts)
+
+
+def piece_tokens(piece: Piece) -> int:
+    """How many tokens a piece has."""
+    return len(piece.features_ND) if isinstance(piece, VisualTokens) else len(piece)
+
+
+def rechunk(stream: Iterator[Tensor], sizes: Iterator[int]) -> Iterator[Tensor]:
+    """Regroup [S_i, D] pieces into blocks of the given sizes (the last may be shorter)."""
     held: list[Tensor] = []
-    rows = 0
+    rows, size = 0, next(sizes)
     for piece in stream:
         held.append(piece)
         rows += len(piece)
         if rows < size:
             continue
         whole = torch.cat(held) if len(held) > 1 else held[0]
-        full = rows // size * size
-        yield from whole[:full].split(size)
-        held, rows = [whole[full:]], rows - full
+        while len(whole) >= size:
+            yield whole[:size]
+            whole, size = whole[size:], next(sizes)
+        held, rows = [whole], len(whole)
     if rows:
         yield torch.cat(held) if len(held) > 1 else held[0]

@@ -156,9 +156,19 @@ class ViT(nn.Module):
 
     def forward(self, pixels_TCHW: Tensor) -> Tensor:
         """[T, 3, H, W] normalised pixels -> [T, P, D] patch features of the last block built."""
+        x_TLD = self.tokens(pixels_TCHW)
+        return x_TLD[:, 1:] if self.config.class_token else x_TLD
+
+    def whole(self, pixels_TCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Class tokens [T, D] and patch features [T, P, D] of a tower that has a class token."""
+        x_TLD = self.tokens(pixels_TCHW)
+        return x_TLD[:, 0], x_TLD[:, 1:]
+
+    def tokens(self, pixels_TCHW: Tensor) -> Tensor:
+        """All tokens of the last block built: [T, 3, H, W] -> [T, L, D]."""
         x_TLD = self.embeddings(pixels_TCHW)
         if self.config.class_token:
             x_TLD = self.pre_layrnorm(x_TLD)
         for block in self.encoder.layers:
             x_TLD = block(x_TLD)
-        return x_TLD[:, 1:] if self.config.class_token else x_TLD
+        return x_TLD

@@ -10,9 +10,9 @@ import torch
 from longtake.errors import CheckpointError, OptionError
 from longtake.folder import find_tower, read_folder
 from longtake.system import System
-from longtake.systems import longva
+from longtake.systems import longva, video_xl
 
-SYSTEMS: dict[str, ModuleType] = {"longva": longva}
+SYSTEMS: dict[str, ModuleType] = {"longva": longva, "video_xl": video_xl}
 
 
 def open_system(

@@ -14,7 +14,7 @@ from torch import nn
 
 from longtake.checkpoint import save_model
 from longtake.model import LongtakeModel
-from longtake.systems.longva import KEYS
+from longtake.llava import KEYS
 from longtake.train.initial import POOL_STRIDE, TOWER, decoder_sizes, new_model
 from longtake.train.loop import read_state
 from longtake.train.tokenizer import build_tokenizer, single

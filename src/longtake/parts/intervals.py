@@ -1,0 +1,146 @@
+"""Cut a video where its content changes, and give each stretch what it needs.
+
+Dynamic compression of Video-XL (section 3.3), as the authors' sibling code does it: frames are
+compared by their class tokens; a dip in similarity that is deep against both sides splits the
+video. What the paper says beyond that code, a granularity by information density, is `ratios_for`.
+
+T frames, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from longtake.errors import OptionError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intervals:
+    """How to cut. The defaults are the published rule."""
+
+    threshold: float = 1.0
+    """A dip splits if it is deeper than the mean by so many standard deviations."""
+    longest: int = 15
+    """Most frames of an interval; longer ones are cut into pieces of so many."""
+    shortest: int = 1
+    """Fewest frames of an interval; shorter ones join the neighbour they resemble more."""
+    average: int | None = None
+    """Choose each interval's ratio by what changes in it, with as many summaries in all as this
+    one ratio would make. None: ratios are chosen as they are for windows of fixed length."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.shortest <= self.longest:
+            raise OptionError(
+                f"intervals of {self.shortest} to {self.longest} frames are impossible; "
+                "give 1 <= shortest <= longest"
+            )
+        if not -100.0 < self.threshold < 100.0:
+            raise OptionError(f"threshold must be a few standard deviations, got {self.threshold}")
+        if self.average is not None and self.average < 1:
+            raise OptionError(f"average ratio must be 1 or more, got {self.average}")
+
+
+def similarities(class_TD: Tensor) -> Tensor:
+    """Cosine of each frame's class token with the next one's: [T - 1]."""
+    return F.cosine_similarity(class_TD[:-1].float(), class_TD[1:].float(), dim=-1)
+
+
+def depths(similarity: Tensor) -> Tensor:
+    """How far each similarity lies below the highest before and behind it, averaged: [T - 1].
+
+    The first has nothing before it and the last nothing behind it; the original counts 0 there.
+    """
+    before, behind = similarity.cummax(0).values, similarity.flip(0).cummax(0).values.flip(0)
+    before[:1], behind[-1:] = 0.0, 0.0
+    return (before + behind - 2 * similarity) / 2
+
+
+def cut(similarity: Tensor, how: Intervals) -> list[int]:
+    """Frames of each interval, in order; empty if nothing stands out (then windows are fixed)."""
+    frames = len(similarity) + 1
+    if frames < 3:
+        return []  # no spread to measure dips by
+    depth = depths(similarity)
+    deep = depth > depth.mean() + how.threshold * depth.std()
+    splits = deep.nonzero()[:, 0].tolist()
+    if not splits:
+        return []
+    # the boundary lies before frame i though the change is between i and i + 1: as the original
+    edges = [0, *splits, frames]
+    sizes = [stop - start for start, stop in zip(edges, edges[1:], strict=False)]
+    pieces = [piece for size in sizes for piece in pieces_of(size, how.longest)]
+    return join_short(pieces, similarity, how)
+
+
+def pieces_of(size: int, longest: int) -> list[int]:
+    """`size` frames in pieces of at most `longest`, the last one shorter; nothing of nothing."""
+    full, rest = divmod(size, longest)
+    return [longest] * full + ([rest] if rest else [])
+
+
+def join_short(sizes: Sequence[int], similarity: Tensor, how: Intervals) -> list[int]:
+    """Join intervals that are too short to the neighbour they resemble more, if it has room."""
+    joined = list(sizes)
+    place = 0
+    while place < len(joined):
+        if joined[place] >= how.shortest:
+            place += 1
+            continue
+        start = sum(joined[:place])
+        beside = [
+            (float(similarity[edge - 1]), other)
+            for edge, other in ((start, place - 1), (start + joined[place], place + 1))
+            if 0 <= other < len(joined) and joined[other] + joined[place] <= how.longest
+        ]
+        if not beside:
+            place += 1
+            continue
+        other = max(beside)[1]
+        joined[other] += joined.pop(place)
+        place = min(place, other)
+    return joined
+
+
+def information(similarity: Tensor, sizes: Sequence[int]) -> list[float]:
+    """What each interval brings: the summed dissimilarity of its frames to those before them.
+
+    The first frame of all counts like the most novel one.
+    """
+    novelty = (1 - similarity).clamp(min=0)
+    novelty = torch.cat([novelty.max()[None], novelty])
+    return [float(part.sum()) for part in novelty.split(list(sizes))]
+
+
+def ratios_for(
+    sizes: Sequence[int], worth: Sequence[float], choices: Sequence[int], budget: int
+) -> list[int]:
+    """A ratio for each interval of so many tokens, so that summaries go where the worth is.
+
+    All begin at the largest ratio; then, one step at a time, the interval with most worth per
+    summary gets the next smaller one, as long as all summaries stay within `budget`. Deterministic;
+    ties go to the earlier interval. Raises OptionError if even the largest ratio is too much.
+    """
+    ladder = sorted(set(choices), reverse=True)
+    steps = [0] * len(sizes)
+    total = sum(size // ladder[0] for size in sizes)
+    if total > budget:
+        raise OptionError(
+            f"ratio {ladder[0]}, the largest allowed, makes {total} summaries, more than the "
+            f"{budget} of the average ratio; allow a larger one"
+        )
+    open_ones = set(range(len(sizes))) if len(ladder) > 1 else set()
+    while open_ones:
+        best = max(open_ones, key=lambda n: (worth[n] / max(1, sizes[n] // ladder[steps[n]]), -n))
+        more = sizes[best] // ladder[steps[best] + 1] - sizes[best] // ladder[steps[best]]
+        if total + more > budget:
+            open_ones.discard(best)
+            continue
+        total, steps[best] = total + more, steps[best] + 1
+        if steps[best] + 1 == len(ladder):
+            open_ones.discard(best)
+    return [ladder[step] for step in steps]

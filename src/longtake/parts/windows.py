@@ -1,0 +1,163 @@
+"""Where summary tokens stand: windows, ratios and rows, as arithmetic (Video-XL, section 3.2).
+
+Visual tokens are read in windows. In a window of ratio r a summary token follows every r visual
+tokens; only the summaries' keys and values outlive the window. Visual tokens that fill no r are
+carried: the next window's first summary comes that much earlier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, cycle, repeat
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longtake.errors import OptionError
+
+Place = Literal["interleave", "append"]
+"""Summaries stand among the visual tokens (as released), or all at the window's end."""
+
+MIXES = ("step-random", "instance-random", "sequence", "listed", "adapt-<tokens>")
+"""How a ratio is chosen where several are allowed; all but "listed" are the original's."""
+
+SEED = 42
+"""The original seeds its generator with this, once per model; here it is fresh for each video."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One window: how many tokens of which kind, and where."""
+
+    raw: int
+    """Visual tokens."""
+    ratio: int
+    carried: int = 0
+    """Visual tokens before this window that belong to its first summary."""
+    place: Place = "interleave"
+
+    @property
+    def summaries(self) -> int:
+        """Summary tokens of this window."""
+        return (self.raw + (0 if self.place == "append" else self.carried)) // self.ratio
+
+    @property
+    def left(self) -> int:
+        """Visual tokens at the end that belong to no summary yet."""
+        return 0 if self.place == "append" else (self.raw + self.carried) % self.ratio
+
+    def is_summary(self) -> Tensor:
+        """Which rows of the window are summaries: bool [raw + summaries]."""
+        rows = torch.arange(self.raw + self.summaries)
+        if self.place == "append":
+            return rows >= self.raw
+        if not self.summaries:
+            return torch.zeros(self.raw, dtype=torch.bool)
+        return rows % (self.ratio + 1) == self.ratio - self.carried
+
+    def last_token(self) -> Tensor:
+        """The last visual token each summary stands for, counted in this window: [summaries]."""
+        ends = torch.arange(1, self.summaries + 1) * self.ratio
+        return ends - 1 - (0 if self.place == "append" else self.carried)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratios:
+    """Which ratio each window gets. Raises OptionError for what cannot be."""
+
+    choices: tuple[int, ...]
+    """Ratios to choose from; with mix "listed", the ratio of each window, the last one lasting."""
+    mix: str = "step-random"
+    """One of MIXES. "adapt-<tokens>" takes the smallest ratio with which the video and so many
+    more tokens fit the positions."""
+    seed: int = SEED
+    positions: int = 32768
+    """max_position_embeddings of the checkpoint; for "adapt-" alone."""
+
+    def __post_init__(self) -> None:
+        found: object = self.choices
+        whole = isinstance(found, tuple) and all(type(ratio) is int for ratio in found)
+        if not whole or not self.choices or min(self.choices) < 1:
+            raise OptionError(f"ratio must be whole numbers from 1, got {found!r}")
+        adapt, _, future = self.mix.partition("-")
+        if self.mix not in MIXES[:-1] and not (adapt == "adapt" and future.isdigit()):
+            raise OptionError(f"mix {self.mix!r} is unknown; choose {', '.join(MIXES)}")
+
+    @property
+    def smallest(self) -> int:
+        """The ratio that keeps most."""
+        return min(self.choices)
+
+    def chooser(self, expected: int) -> Chooser:
+        """Choose for one video; `expected`: tokens of the whole sequence before condensing."""
+        return Chooser(self, expected)
+
+    def check_window(self, window: int) -> None:
+        """Raise OptionError if a summary could never stand at the end of such a window."""
+        fitting = [ratio for ratio in self.choices if window % ratio == 0]
+        strict = len(self.choices) == 1 or self.mix == "listed"
+        if not fitting or (strict and len(fitting) < len(self.choices)):
+            wrong = next(ratio for ratio in self.choices if window % ratio)
+            raise OptionError(
+                f"ratio {wrong} does not divide the window of {window} visual tokens; "
+                f"choose one that does, or another window"
+            )
+
+
+class Chooser:
+    """Ratios of one video's windows, in order; repeats the original's draws."""
+
+    def __init__(self, ratios: Ratios, expected: int) -> None:
+        self._ratios, self._expected = ratios, expected
+        self._rng = np.random.default_rng(ratios.seed)
+        self._kept: Iterator[int] | None = None
+
+    def ratio(self, raw: int) -> int:
+        """The next window's ratio, of `raw` visual tokens. Raises OptionError if none divides."""
+        choices = self._ratios.choices
+        if len(choices) == 1:
+            return choices[0]
+        if self._ratios.mix == "listed":
+            self._kept = self._kept or chain(choices, repeat(choices[-1]))
+            return next(self._kept)
+        fitting = [ratio for ratio in choices if ratio <= raw and raw % ratio == 0]
+        if not fitting:
+            raise OptionError(
+                f"none of the ratios {', '.join(map(str, choices))} divides a window of {raw} "
+                "visual tokens; choose a single ratio, or another window"
+            )
+        if self._ratios.mix == "step-random":
+            return int(self._rng.choice(fitting))
+        # the other rules decide at the first window, among what fits it
+        self._kept = self._kept or self._decide(fitting, raw)
+        return next(self._kept)
+
+    def _decide(self, fitting: Sequence[int], raw: int) -> Iterator[int]:
+        mix = self._ratios.mix
+        if mix == "sequence":
+            return cycle(fitting)
+        if mix == "instance-random":
+            return repeat(int(self._rng.choice(fitting)))
+        wanted = self._expected + int(mix.partition("-")[2])
+        room = self._ratios.positions - raw
+        enough = [ratio for ratio in fitting if room * ratio + raw >= wanted]
+        return repeat(min(enough) if enough else max(fitting))
+
+
+def planned(
+    sizes: Iterator[int], chooser: Chooser, place: Place = "interleave"
+) -> Iterator[Plan]:
+    """A plan for each window size in turn, the remainder carried from one to the next."""
+    carried = 0
+    for raw in sizes:
+        plan = Plan(raw=raw, ratio=chooser.ratio(raw), carried=carried, place=place)
+        yield plan
+        carried = plan.left
+
+
+def kept_tokens(raw: int, ratio: int) -> int:
+    """Summaries that `raw` visual tokens leave at one ratio: what a memory holds of them."""
+    return raw // ratio

@@ -1,0 +1,183 @@
+"""Video-XL: extra-long vision language model with visual summarization tokens (arXiv 2409.14485).
+
+LongVA's eye; the new idea is in the language model. Visual tokens are read in windows, a summary
+token follows every few of them, and when a window is over only the summaries' keys and values
+stay: 2 to 16 times fewer (section 3.2). Text before and after is kept whole. Checkpoint:
+sy1998/Video_XL (`VideoXL_weight_8`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from longtake.condense import Condense, Level, condense
+from longtake.errors import CheckpointError
+from longtake.folder import Folder, TowerFiles, require
+from longtake.llava import Llava, LlavaConfig, Where, load_weights, wiring
+from longtake.parts.cache import GrowingCache
+from longtake.parts.fields import whole
+from longtake.parts.splice import Piece, piece_tokens
+from longtake.parts.summary import PARAMETERS, SummaryDecoder
+from longtake.parts.windows import Place, Ratios
+from longtake.reader import Fitted, Following
+from longtake.types import Reading, VisualTokens
+
+LOOKED_FOR = "beacon_window and beacon_ratio"
+
+UNREACHABLE: tuple[tuple[str, tuple[object, ...]], ...] = (
+    ("beacon_attn", ("full-coverage", None)),
+    ("beacon_sink_size", (0, None)),
+    ("beacon_parallel_window", (1, None)),
+    ("beacon_accum", (True, None)),
+    ("beacon_attend_prev", (True, False, None)),  # it changes nothing under full coverage
+)
+"""Fields whose other values the original cannot run on video, or no checkpoint was trained with."""
+
+
+def recognises(config: Mapping[str, Any]) -> bool:
+    """The published model_type is plain "qwen2", so the summary tokens' fields decide."""
+    return "beacon_window" in config and "beacon_ratio" in config and "mm_vision_tower" in config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(LlavaConfig):
+    """A published Video-XL config.json, checked."""
+
+    beacon_window: int
+    beacon_ratio: tuple[int, ...]
+    beacon_ratio_mix: str
+    beacon_pos: Place
+    beacon_param: tuple[str, ...]
+    positions: int
+
+    @classmethod
+    def from_published(cls, config: Mapping[str, Any], tower: Mapping[str, Any]) -> Config:
+        """Read the fields the original reads; CheckpointError for what it cannot do either."""
+        for name, allowed in UNREACHABLE:
+            require(name, config.get(name), allowed)
+        require("beacon_pos", config.get("beacon_pos"), ("interleave", "append", None))
+        window = whole(config, "beacon_window", 1024)
+        require("beacon_stride", config.get("beacon_stride", window), (window,))
+        ratio, own = config.get("beacon_ratio"), config.get("beacon_param", [])
+        if not isinstance(ratio, list) or not ratio or not all(type(r) is int for r in ratio):
+            raise CheckpointError(f"config.json: beacon_ratio is {ratio!r}, expected whole numbers")
+        if not isinstance(own, list) or not set(own) <= set(PARAMETERS):
+            known = ", ".join(PARAMETERS)
+            raise CheckpointError(f"config.json: beacon_param is {own!r}, expected some of {known}")
+        plain = dict(config)
+        plain["rope_scaling"] = None  # the original sets it so when it builds the model
+        return cls(
+            **cls.fields_of(plain, tower),
+            beacon_window=window,
+            beacon_ratio=tuple(ratio),
+            beacon_ratio_mix=str(config.get("beacon_ratio_mix", "step-random")),
+            beacon_pos=config.get("beacon_pos") or "interleave",
+            beacon_param=tuple(own),
+            positions=whole(config, "max_position_embeddings", 32768),
+        )
+
+    def condense(self) -> Condense:
+        """How the checkpoint says it condenses."""
+        return Condense(
+            window=self.beacon_window,
+            ratios=Ratios(
+                choices=self.beacon_ratio, mix=self.beacon_ratio_mix, positions=self.positions
+            ),
+            place=self.beacon_pos,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VideoXL(Llava):
+    """Video-XL, for inference."""
+
+    name: ClassVar[str] = "video_xl"
+    penalises_prompt: ClassVar[bool] = True
+    config: Config
+    condense: Condense
+    """How visuals are condensed; variants are made with `dataclasses.replace`."""
+
+    def see(self, fitted: Iterator[Fitted]) -> Iterator[VisualTokens]:
+        """Tower and projector, with each frame's class token where frames are compared."""
+        if self.condense.intervals is None:
+            yield from super().see(fitted)
+            return
+        for bytes_TCHW, seconds in fitted:
+            yield self.see_classes(bytes_TCHW, seconds)
+
+    @torch.no_grad()
+    def see_classes(self, bytes_TCHW: Tensor, seconds: tuple[float, ...]) -> VisualTokens:
+        """One chunk of frames, with class tokens."""
+        pixels_TCHW = self.processor.normalise(bytes_TCHW.to(self.model.device))
+        class_TD, patches_TPD = self.model.look_whole(pixels_TCHW)
+        features_TPD = self.model.project(patches_TPD)
+        return VisualTokens(
+            features_ND=features_TPD.flatten(0, 1),
+            counts=(features_TPD.shape[1],) * len(features_TPD),
+            seconds=seconds,
+            class_TD=class_TD,
+        )
+
+    def kept(self, tokens: int) -> int:
+        """Summaries, and the window that is being read."""
+        smallest = self.condense.ratios.smallest
+        if self.condense.intervals is not None and self.condense.intervals.average is not None:
+            smallest = self.condense.intervals.average
+        return -(-tokens // smallest)
+
+    def remember(
+        self, pieces: Iterator[Piece], cache: GrowingCache, following: Following
+    ) -> Reading:
+        """Text is kept whole, visuals are condensed window by window (section 3.2)."""
+        chooser = self.condense.ratios.chooser(following.expected)
+        level = Level(
+            model=self.model, cache=cache, chooser=chooser, place=self.condense.place
+        )
+        ids: list[int] = []
+        read = 0
+
+        def report(tokens: int) -> None:
+            nonlocal read
+            read += tokens
+            following.prefilled(read)
+
+        for visual, group in itertools.groupby(pieces, visual_of):
+            if visual is None:
+                for text in group:
+                    assert isinstance(text, tuple)
+                    level.text(text)
+                    ids.extend(text)
+                    report(piece_tokens(text))
+            else:
+                chunks = (piece for piece in group if isinstance(piece, VisualTokens))
+                condense(chunks, visual, self.condense, [level], report)
+        cache.trim()
+        return Reading(
+            features_D=level.features_D,
+            entries=tuple(level.entries),
+            ids=tuple(ids),
+            windows=tuple(level.windows),
+        )
+
+
+def visual_of(piece: Piece) -> int | None:
+    """Which visual a piece belongs to; None for text."""
+    return piece.visual if isinstance(piece, VisualTokens) else None
+
+
+def load(
+    folder: Folder, tower: TowerFiles, device: torch.device, dtype: torch.dtype | None
+) -> VideoXL:
+    """Load a checkpoint; the tower's weights come from `tower` only if the checkpoint has none."""
+    config = Config.from_published(folder.config, tower.config)
+    where = Where(folder=folder, tower=tower, device=device, dtype=dtype)
+    decoder = partial(SummaryDecoder, own=config.beacon_param)
+    model = load_weights(config, config.blueprint(decoder), where)
+    return VideoXL(model=model, condense=config.condense(), **wiring(config, where))
