@@ -25,9 +25,9 @@ from longtake.model import LongtakeModel
 from longtake.parts.cache import GrowingCache, kv_bytes_per_token
 from longtake.parts.qwen2 import Step
 from longtake.parts.sampling import choose
-from longtake.parts.splice import rechunk
+from longtake.parts.splice import Piece, embed_pieces, entries_of, piece_tokens, rechunk
 from longtake.parts.text import TextStream
-from longtake.types import Entry, Options, Span
+from longtake.types import Entry, Options, Reading, Span, VisualTokens
 
 PREFILL_BLOCK = {"cpu": 1024}
 """Tokens per prefill block; bounds the workspace at about block x (5 D + H x E) numbers."""
@@ -127,6 +127,31 @@ def prefill(
     if last is None:
         raise PromptError("there is nothing to read: the prompt has no tokens")
     return last
+
+
+def read_pieces(
+    model: LongtakeModel,
+    pieces: Iterator[Piece],
+    cache: GrowingCache,
+    progress: Callable[[int], None],
+) -> Reading:
+    """Read text and visuals in order; every token is kept."""
+    entries: list[Entry] = []
+    ids: list[int] = []
+
+    def noted() -> Iterator[Piece]:
+        place = cache.get_seq_length()
+        for piece in pieces:
+            if isinstance(piece, VisualTokens):
+                entries.extend(entries_of(piece, place))
+            else:
+                ids.extend(piece)
+            place += piece_tokens(piece)
+            yield piece
+
+    stream = embed_pieces(noted(), model.embed, model.device)
+    last_D = prefill(model, stream, cache, progress=progress)
+    return Reading(features_D=last_D, entries=tuple(entries), ids=tuple(ids))
 
 
 def require_room(model: LongtakeModel, tokens: int, held: int = 0) -> None:

@@ -81,7 +81,10 @@ class LlavaConfig:
     @staticmethod
     def fields_of(config: Mapping[str, Any], tower: Mapping[str, Any]) -> dict[str, Any]:
         """The common fields, as keyword arguments."""
-        mode, merge = config.get("mm_spatial_pool_mode", "average"), config.get("mm_patch_merge_type")
+        mode, merge = (
+            config.get("mm_spatial_pool_mode", "average"),
+            config.get("mm_patch_merge_type"),
+        )
         require("mm_spatial_pool_mode", mode, ("average", "max"))
         require("mm_patch_merge_type", merge, ("unires", "flat"))
         require("mm_vision_select_feature", config.get("mm_vision_select_feature"), ("patch", None))

@@ -100,7 +100,8 @@ class LongtakeModel(PreTrainedModel, GenerationMixin):
 
     def look_whole(self, pixels_TCHW: Tensor) -> tuple[Tensor, Tensor]:
         """As `look`, with the tower's class tokens [T, Dv] in front."""
-        return self.tower.whole(pixels_TCHW.to(self.device, self.compute_dtype))
+        tower = cast(ViT, self.tower)
+        return tower.whole(pixels_TCHW.to(self.device, self.compute_dtype))
 
     def project(self, features_TPD: Tensor) -> Tensor:
         """Tower features [T, P, Dv] -> visual features [T, P, D]."""

@@ -14,23 +14,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from longtake.engine import Observer, Written, memory_errors, prefill, require_room, write
+from longtake.answering import answer, continuable
+from longtake.engine import memory_errors, read_pieces, require_room
 from longtake.errors import OptionError, PromptError
 from longtake.folder import Folder, Tokenizer, digest
 from longtake.model import LongtakeModel
 from longtake.parts.cache import GrowingCache
 from longtake.parts.chat import Template, Turn, check_words
-from longtake.parts.splice import Piece, embed_pieces, entries_of, first_tokens, piece_tokens, pieces_of
-from longtake.parts.text import cut_at_stop
+from longtake.parts.splice import (
+    Piece,
+    first_tokens,
+    piece_tokens,
+    pieces_of,
+)
 from longtake.reader import Fitted, Following, Known, Progress, Reader
-from longtake.types import Answer, Entry, Frames, Memory, Options, Reading, Stats, VisualTokens
+from longtake.types import Answer, Frames, Memory, Options, Reading, Stats, VisualTokens
 from longtake.video.inputs import Source, last_end
 from longtake.video.pixels import ClipProcessor
 
@@ -134,22 +139,7 @@ class System:
         self, pieces: Iterator[Piece], cache: GrowingCache, following: Following
     ) -> Reading:
         """Read pieces of a prompt in order; the cache keeps what later questions need."""
-        entries: list[Entry] = []
-        ids: list[int] = []
-
-        def noted() -> Iterator[Piece]:
-            place = cache.get_seq_length()
-            for piece in pieces:
-                if isinstance(piece, VisualTokens):
-                    entries.extend(entries_of(piece, place))
-                else:
-                    ids.extend(piece)
-                place += piece_tokens(piece)
-                yield piece
-
-        stream = embed_pieces(noted(), self.model.embed, self.model.device)
-        last_D = prefill(self.model, stream, cache, progress=following.prefilled)
-        return Reading(features_D=last_D, entries=tuple(entries), ids=tuple(ids))
+        return read_pieces(self.model, pieces, cache, following.prefilled)
 
     def beyond_training(self, tokens: int) -> tuple[str, ...]:
         """A warning if there are more tokens than the checkpoint was trained to read."""
@@ -291,49 +281,10 @@ class System:
 
         `features_D`: of the memory's last position, for an answer that follows without a word.
         """
-        cache = continuable(memory)
-        observer = Observer(memory.entries if options.evidence else ())
-        observe = observer if observer.entries else None
-        began = time.perf_counter()
-        with memory_errors():
-            if ids or features_D is None:
-                stream = embed_pieces([tuple(ids)] if ids else [], self.model.embed, self.model.device)
-                features_D = prefill(self.model, stream, cache, observe=observe)
-            asked, prompt_tokens = time.perf_counter(), cache.get_seq_length()
-            out: Written = write(
-                self.model,
-                features_D,
-                cache,
-                options,
-                end_ids=self.end_ids,
-                decode=self.text,
-                observe=observe,
-                penalised=(*memory.ids, *ids) if self.penalises_prompt else (),
-            )
-        stats = replace(
-            memory.stats,
-            prompt_tokens=prompt_tokens,
-            prefill_seconds=asked - began,
-            answer_seconds=time.perf_counter() - asked,
-        )
-        return Answer(
-            text=cut_at_stop(self.text(out.ids), options.stop)[0].strip(),
-            ids=tuple(out.ids),
-            evidence=observer.spans(memory.durations),
-            finish=out.finish,
-            stats=stats,
-        )
+        return answer(self, memory, ids, options, features_D)
 
     @cached_property
     def fingerprint(self) -> str:
         """Digest of the checkpoint and of what shapes a memory."""
         how = (self.name, self.model.compute_dtype, self.processor, self.compress, self.template)
         return digest(self.folder, repr(how))
-
-
-def continuable(memory: Memory) -> GrowingCache:
-    """The memory's keys and values. Raises PromptError if they are not all there."""
-    cache = memory.cache
-    if not isinstance(cache, GrowingCache) or cache.get_seq_length() < memory.length:
-        raise PromptError("this memory has lost its keys and values; watch the video again")
-    return cache

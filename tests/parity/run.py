@@ -43,6 +43,7 @@ STAGES: dict[str, tuple[Stage, ...]] = {
     "vniah": (check_haystack_pixels, check_haystack),
     "video": WATCHED,
     "image": WATCHED,
+    "train": (video_xl.check_training,),
 }
 
 # What a broken case, checkpoint or implementation raises: that case fails, the others still run.

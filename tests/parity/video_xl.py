@@ -13,16 +13,21 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from longtake.checkpoint import rename
 from longtake.folder import pick_device
+from longtake.llava import KEYS
+from longtake.model import LongtakeModel
 from longtake.parts.cache import GrowingCache
 from longtake.parts.intervals import Intervals, cut, depths, similarities
+from longtake.parts.pooling import grid_pool
 from longtake.parts.qwen2 import Decoder, Step
 from longtake.parts.rope import unrotate
-from longtake.parts.splice import flat_ids
+from longtake.parts.splice import IMAGE_ID, flat_ids
 from longtake.reader import Known
 from longtake.systems import open_system
 from longtake.systems.video_xl import VideoXL
-from longtake.types import Frames, Memory, VisualTokens
+from longtake.train.condensed import Text, condensed_losses
+from longtake.types import Frames, Memory, Stats, VisualTokens
 from longtake.video.anyres import image_crops
 from tests.parity.cases import Case, StageResult, close, equal, worst
 
@@ -30,10 +35,13 @@ PIXELS = 1e-5
 CACHE = 1e-4
 """Of features, visual tokens, hidden states, keys and values."""
 LOGITS = 2e-4
+LOSS = 1e-3
+GRADIENT = 1e-3
+"""Relative to the largest entry."""
+SMALL_NORM = 1e-3
+"""Norms of gradients below this are compared absolutely; the others lie between 0.1 and 20."""
 SIMILARITY = 1e-5
 """Of cosines and depths; the gap between a split and none is 8e-3 in the shared case."""
-
-KINDS = ("visual", "text")
 
 
 @lru_cache(maxsize=2)
@@ -137,7 +145,7 @@ def run(case: Case) -> Run:
     cache = system.new_cache()
     total = sum(len(p.features_ND) if isinstance(p, VisualTokens) else len(p) for p in pieces)
     reading = system.remember(iter(pieces[:split]), cache, Known(total))
-    memory = system._memory(reading, cache, (0.0,), _stats())
+    memory = system._memory(reading, cache, (0.0,), Stats())
     logits = []
     try:
         ids = torch.tensor([n for piece in pieces[split:] for n in cast(tuple[int, ...], piece)])
@@ -145,7 +153,9 @@ def run(case: Case) -> Run:
         for _ in range(len(case.tensors["generated_ids"])):
             past = cache.get_seq_length()
             positions = torch.arange(past, past + len(ids))[None]
-            features = decoder(system.model.embed(ids)[None], Step(positions_BS=positions, cache=cache))
+            features = decoder(
+                system.model.embed(ids)[None], Step(positions_BS=positions, cache=cache)
+            )
             logits.append(system.model.logits(features[0, -1]))
             ids = case.tensors["generated_ids"][len(logits) - 1][None]
     finally:
@@ -159,12 +169,6 @@ def run(case: Case) -> Run:
         suffix_SD=outputs[steps - 1],
         logits=torch.stack(logits),
     )
-
-
-def _stats() -> Any:
-    from longtake.types import Stats
-
-    return Stats()
 
 
 def check_language(case: Case) -> list[StageResult]:
@@ -203,7 +207,9 @@ def check_cache(case: Case, done: Run) -> StageResult:
         for n, part in enumerate(("prefix", "vst", "suffix")):
             for kind, ours in pair.items():
                 name = f"kv.{layer}.{part}.{kind}"
-                results.append(close("cache", ours[:, ends[n] : ends[n + 1]], case.tensors[name], CACHE))
+                results.append(
+                    close("cache", ours[:, ends[n] : ends[n + 1]], case.tensors[name], CACHE)
+                )
     return worst(results)
 
 
@@ -238,3 +244,71 @@ def check_intervals(case: Case) -> list[StageResult]:
         close("depth", depths(similarity), tensors["depth"], SIMILARITY),
         equal("intervals", frames, case.spec["dynamic"]["frames_per_window"]),
     ]
+
+
+def check_training(case: Case) -> list[StageResult]:
+    """Loss of every step and gradients of a training case, all weights trainable."""
+    system = opened.__wrapped__(case.checkpoint.resolve())  # gradients stay out of the shared one
+    model, tensors = system.model, case.tensors
+    ids, labels = tensors["input_ids"], tensors["labels"]
+    split = int((ids == IMAGE_ID).nonzero()[0])
+    before, after = slice(0, split), slice(split + 1, None)
+    pixels = system.processor(case.pictures("frames"))
+    features_ND = grid_pool(model.project(model.look(pixels)), 2).flatten(0, 1)
+    sample = [
+        Text(ids[None, before], labels[None, before]),
+        features_ND[None],
+        Text(ids[None, after], labels[None, after]),
+    ]
+    ratios = replace(system.condense.ratios, choices=tuple(case.spec["beacon_ratio"]))
+    losses = condensed_losses(model, sample, ratios.chooser(0), system.condense.window)
+    losses.loss.backward()
+    means = [
+        float(total.detach()) / max(1, count)
+        for total, count in zip(losses.sums, losses.counts, strict=True)
+    ]
+    return [
+        close("loss", losses.loss.detach()[None], tensors["loss"], LOSS),
+        close("loss of each step", torch.tensor(means), tensors["window_loss"], LOSS),
+        equal("labelled", losses.counts, tensors["window_valid_tokens"].int().tolist()),
+        *check_gradients(case, model),
+    ]
+
+
+def check_gradients(case: Case, model: LongtakeModel) -> list[StageResult]:
+    """Gradients against the largest entry, norms of all, and who has none."""
+    found = {
+        rename(name, [(own, published) for published, own in KEYS]): weight.grad
+        for name, weight in model.named_parameters()
+    }
+    stored = {
+        name.removeprefix("grad."): grad
+        for name, grad in case.tensors.items()
+        if name.startswith("grad.")
+    }
+    shares = [
+        close("gradients", _grad(found, name) / grad.abs().max(), grad / grad.abs().max(), GRADIENT)
+        for name, grad in stored.items()
+    ]
+    wanted = case.spec["grad_norms"]
+    norms = [
+        close(
+            "norms", _grad(found, name).norm()[None] / scale, torch.tensor([norm / scale]), GRADIENT
+        )
+        for name, norm in wanted.items()
+        # a key's bias has no gradient but rounding: softmax does not see it
+        if (scale := max(norm, SMALL_NORM))
+    ]
+    unused = {name for name, grad in found.items() if grad is None}
+    # blocks of the tower behind the layer that is used are not even built here
+    return [
+        worst(shares),
+        worst(norms),
+        equal("without gradient", sorted(unused - set(case.spec["params_without_grad"])), []),
+    ]
+
+
+def _grad(found: dict[str, Tensor | None], name: str) -> Tensor:
+    grad = found[name]
+    assert grad is not None, name
+    return grad

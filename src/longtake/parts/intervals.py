@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -72,7 +73,7 @@ def cut(similarity: Tensor, how: Intervals) -> list[int]:
         return []
     # the boundary lies before frame i though the change is between i and i + 1: as the original
     edges = [0, *splits, frames]
-    sizes = [stop - start for start, stop in zip(edges, edges[1:], strict=False)]
+    sizes = [stop - start for start, stop in pairwise(edges)]
     pieces = [piece for size in sizes for piece in pieces_of(size, how.longest)]
     return join_short(pieces, similarity, how)
 

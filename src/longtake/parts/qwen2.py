@@ -11,12 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from longtake.errors import CheckpointError
@@ -44,13 +43,20 @@ class DecoderConfig:
     rope_theta: float
 
 
+class LayerCache(Protocol):
+    """What a layer asks of a cache."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int) -> Any:
+        """Append to one layer; returns all of its keys and values."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """Everything a layer needs besides its input."""
 
     positions_BS: Tensor
     """Position of each token of this call, int64."""
-    cache: Cache | None = None
+    cache: LayerCache | None = None
     """Keys and values of the tokens before; this call's are appended."""
     mask_BSN: Tensor | None = None
     """Which keys each query may see (true); None is plain causal."""

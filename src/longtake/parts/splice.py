@@ -75,7 +75,9 @@ def first_tokens(pieces: Sequence[Piece], limit: int) -> list[Piece]:
     for piece in pieces:
         if limit <= 0:
             break
-        kept.append(first_features(piece, limit) if isinstance(piece, VisualTokens) else piece[:limit])
+        kept.append(
+            first_features(piece, limit) if isinstance(piece, VisualTokens) else piece[:limit]
+        )
         limit -= piece_tokens(piece)
     return kept
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,13 +34,13 @@ PARAMETERS = ("q", "k", "v")
 class WindowCache(Protocol):
     """A cache that can show a window's keys without keeping them."""
 
-    def peek(self, key_states: Tensor, value_states: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
-        """All keys and values of a layer and these behind them; nothing is kept."""
-
-    def update(
+    def peek(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int
     ) -> tuple[Tensor, Tensor]:
-        """Keep these behind the others."""
+        """All keys and values of a layer and these behind them; nothing is kept."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int) -> Any:
+        """Keep these behind the others; returns all."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,7 @@ class WindowStep(Step):
 class SummaryAttention(Attention):
     """The decoder's attention with a second set of projections for summary tokens."""
 
-    def __init__(
-        self, config: DecoderConfig, layer: int, own: Sequence[str] = PARAMETERS
-    ) -> None:
+    def __init__(self, config: DecoderConfig, layer: int, own: Sequence[str] = PARAMETERS) -> None:
         super().__init__(config, layer)
         for name in own:
             heads = config.heads if name == "q" else config.kv_heads
@@ -88,7 +86,7 @@ class SummaryAttention(Attention):
         """[B, S, D] -> [B, S, D]; of a window only the summaries' keys and values are kept."""
         if not isinstance(step, WindowStep):
             return super().forward(x_BSD, step, table)
-        rows, cache = step.rows, step.cache
+        rows, cache = step.rows, cast(WindowCache, step.cache)
         visual_BND = x_BSD.index_select(1, rows.visual_N)
         summary_BVD = x_BSD.index_select(1, rows.summary_V)
         q, k, v = (
@@ -120,7 +118,9 @@ class SummaryDecoder(Decoder):
         super().__init__(config, partial(SummaryAttention, own=own))
         self.beacon_embed_tokens = nn.Embedding(1, config.hidden)
 
-    def window(self, features_BND: Tensor, is_summary_S: Tensor, cache: WindowCache, past: int) -> Tensor:
+    def window(
+        self, features_BND: Tensor, is_summary_S: Tensor, cache: WindowCache, past: int
+    ) -> Tensor:
         """Read one window of visual tokens behind `past` kept ones: features [B, S, D].
 
         Keeps the keys and values of the rows that `is_summary_S` marks, and no others.

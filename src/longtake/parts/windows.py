@@ -147,9 +147,7 @@ class Chooser:
         return repeat(min(enough) if enough else max(fitting))
 
 
-def planned(
-    sizes: Iterator[int], chooser: Chooser, place: Place = "interleave"
-) -> Iterator[Plan]:
+def planned(sizes: Iterator[int], chooser: Chooser, place: Place = "interleave") -> Iterator[Plan]:
     """A plan for each window size in turn, the remainder carried from one to the next."""
     carried = 0
     for raw in sizes:

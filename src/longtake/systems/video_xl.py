@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
@@ -137,9 +137,7 @@ class VideoXL(Llava):
     ) -> Reading:
         """Text is kept whole, visuals are condensed window by window (section 3.2)."""
         chooser = self.condense.ratios.chooser(following.expected)
-        level = Level(
-            model=self.model, cache=cache, chooser=chooser, place=self.condense.place
-        )
+        level = Level(model=self.model, cache=cache, chooser=chooser, place=self.condense.place)
         ids: list[int] = []
         read = 0
 

@@ -13,8 +13,8 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from longtake.checkpoint import save_model
-from longtake.model import LongtakeModel
 from longtake.llava import KEYS
+from longtake.model import LongtakeModel
 from longtake.train.initial import POOL_STRIDE, TOWER, decoder_sizes, new_model
 from longtake.train.loop import read_state
 from longtake.train.tokenizer import build_tokenizer, single

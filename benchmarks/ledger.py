@@ -1,0 +1,226 @@
+"""A generated retrieval task for summary tokens, and a tiny model trained on it.
+
+A "video" of symbols: frames of 16 tokens, every second one holds four pairs (key, value) between
+noise, all others are noise. The question names a key, the answer is its value. At ratio 2 a summary
+token has one pair to carry, at ratio 16 four pairs and their noise: what is lost there is what
+reading some windows at a finer level can bring back (`benchmarks/bilevel.py`).
+
+    python benchmarks/ledger.py --out runs/ledger --minutes 40
+
+B batch, N visual tokens, Q questions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from longtake.model import LongtakeModel, blueprint, build
+from longtake.parts.qwen2 import DecoderConfig
+from longtake.parts.summary import SummaryDecoder, begin_summaries
+from longtake.parts.vit import ViTConfig
+from longtake.parts.windows import Ratios
+from longtake.train.condensed import Curriculum, Losses, Text, condensed_losses
+from longtake.train.dialogue import IGNORED
+
+KEYS, VALUES, NOISE = 256, 64, 32
+START, ASK, END = 0, 1, 2
+FIRST_KEY = 3
+FIRST_VALUE = FIRST_KEY + KEYS
+FIRST_NOISE = FIRST_VALUE + VALUES
+VOCABULARY = FIRST_NOISE + NOISE
+FRAME = 16
+PAIRS = 4
+"""In every second frame."""
+WINDOW = 2 * FRAME
+RATIOS = (2, 4, 8, 16)
+MOST_WINDOWS = KEYS // PAIRS
+
+SIZES = DecoderConfig(
+    hidden=128,
+    layers=3,
+    heads=4,
+    kv_heads=2,
+    head_dim=32,
+    mlp=256,
+    vocab=VOCABULARY,
+    eps=1e-6,
+    rope_theta=1e6,
+)
+TOWER = ViTConfig(
+    hidden=16,
+    layers=1,
+    heads=1,
+    mlp=16,
+    image=28,
+    patch=14,
+    activation="quick_gelu",
+    eps=1e-5,
+    class_token=True,
+)
+"""There because the layout has one; symbols never pass it."""
+CURRICULUM = Curriculum(((0.0, (2,)), (0.15, (2, 4)), (0.3, (2, 4, 8)), (0.4, RATIOS)))
+
+
+@dataclass(frozen=True)
+class Ledgers:
+    """Rows of symbol videos and questions about them."""
+
+    visual_BN: Tensor
+    keys_BQ: Tensor
+    values_BQ: Tensor
+    windows_BQ: Tensor
+    """The window that holds each answer."""
+
+
+def draw(rng: np.random.Generator, rows: int, windows: int, questions: int) -> Ledgers:
+    """Rows of `windows` windows; keys are unique in a row, questions ask for distinct ones."""
+    visual = rng.integers(FIRST_NOISE, VOCABULARY, (rows, windows, WINDOW))
+    keys = np.stack([rng.permutation(KEYS)[: windows * PAIRS] for _ in range(rows)]) + FIRST_KEY
+    values = rng.integers(FIRST_VALUE, FIRST_NOISE, keys.shape)
+    card = rng.integers(0, 2, (rows, windows)) * FRAME
+    slots = np.argsort(rng.random((rows, windows, FRAME // 2)), axis=-1)[..., :PAIRS] * 2
+    places = card[..., None] + slots
+    row, window = np.ogrid[:rows, :windows]
+    shape = (rows, windows, PAIRS)
+    visual[row[..., None], window[..., None], places] = keys.reshape(shape)
+    visual[row[..., None], window[..., None], places + 1] = values.reshape(shape)
+    asked = np.stack([rng.permutation(keys.shape[1])[:questions] for _ in range(rows)])
+    return Ledgers(
+        torch.from_numpy(visual.reshape(rows, -1)),
+        torch.from_numpy(np.take_along_axis(keys, asked, 1)),
+        torch.from_numpy(np.take_along_axis(values, asked, 1)),
+        torch.from_numpy(asked // PAIRS),
+    )
+
+
+def losses_of(model: LongtakeModel, ledgers: Ledgers, ratios: Ratios) -> Losses:
+    """Cross-entropy of the values asked for, one question after the other."""
+    rows, questions = ledgers.keys_BQ.shape
+    head_B1 = torch.full((rows, 1), START)
+    asks = torch.full_like(ledgers.keys_BQ, ASK)
+    ids_BS = torch.stack([asks, ledgers.keys_BQ, ledgers.values_BQ], -1).flatten(1)
+    labels_BS = torch.full((rows, questions, 3), IGNORED)
+    labels_BS[..., 2] = ledgers.values_BQ
+    sample = [
+        Text(head_B1, torch.full_like(head_B1, IGNORED)),
+        model.embed(ledgers.visual_BN),
+        Text(ids_BS, labels_BS.flatten(1)),
+    ]
+    return condensed_losses(model, sample, ratios.chooser(0), WINDOW)
+
+
+def new_model(seed: int = 0) -> LongtakeModel:
+    """Random weights; summary tokens begin as copies of the ordinary weights."""
+    torch.manual_seed(seed)
+    plan = blueprint(TOWER, SIZES)
+    model = build(type(plan)(**{**vars(plan), "decoder": lambda: SummaryDecoder(SIZES)}))
+    for name, weight in model.named_parameters():
+        if weight.ndim == 2:
+            nn.init.normal_(weight, std=0.02 if "embed" in name else weight.shape[1] ** -0.5)
+    decoder = model.decoder
+    assert isinstance(decoder, SummaryDecoder)
+    begin_summaries(decoder, END)
+    return model
+
+
+def windows_at(rng: np.random.Generator, progress: float, most: int) -> int:
+    """How many windows a step's rows have: few at first, later anything up to `most`."""
+    top = 2 + (most - 2) * min(1.0, max(0.0, (progress - 0.3) / 0.4))
+    return round(float(np.exp(rng.uniform(np.log(2), np.log(top + 0.49)))))
+
+
+def ratios_at(rng: np.random.Generator, progress: float) -> Ratios:
+    """Half the steps draw a ratio per window, half have one for all; small ones come first."""
+    allowed = CURRICULUM.ratios(progress)
+    if rng.uniform() < 0.5:
+        allowed = (int(rng.choice(allowed)),)
+    return Ratios(choices=allowed, seed=int(rng.integers(2**31)))
+
+
+@torch.no_grad()
+def accuracy(model: LongtakeModel, windows: int, ratio: int, rows: int = 32) -> float:
+    """Share of right values at one ratio, on fresh rows."""
+    rng = np.random.default_rng([7, windows, ratio])
+    losses = losses_of(model, draw(rng, rows, windows, 4), Ratios(choices=(ratio,)))
+    return losses.right / sum(losses.counts)
+
+
+def train(out: Path, minutes: float, tokens: int, most: int, rate: float) -> None:
+    """Train for some minutes, saving the state now and then; a saved state is gone on with."""
+    out.mkdir(parents=True, exist_ok=True)
+    model = new_model()
+    learned = [w for n, w in model.named_parameters() if n.startswith(("decoder", "lm_head"))]
+    optimizer = torch.optim.AdamW(
+        learned, lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
+    step, spent, state = 0, 0.0, out / "state.pt"
+    if state.exists():
+        saved = torch.load(state, weights_only=True)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        step, spent = saved["step"], saved["seconds"]
+    began, running = time.monotonic() - spent, []
+    while (progress := (time.monotonic() - began) / (60 * minutes)) < 1:
+        rng = np.random.default_rng([1, step])
+        windows = windows_at(rng, progress, most)
+        rows = max(2, min(64, tokens // (windows * WINDOW)))
+        ledgers = draw(rng, rows, windows, min(16, windows * PAIRS))
+        losses = losses_of(model, ledgers, ratios_at(rng, progress))
+        scale = min(1.0, (step + 1) / 100) * min(1.0, 0.05 + (1 - progress) / 0.4)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * scale
+        optimizer.zero_grad(set_to_none=True)
+        losses.loss.backward()
+        nn.utils.clip_grad_norm_(learned, 1.0)
+        optimizer.step()
+        running.append(losses.right / sum(losses.counts))
+        step += 1
+        if step % 50 == 0:
+            entry = {
+                "step": step,
+                "progress": round(progress, 3),
+                "loss": round(float(losses.loss.detach()), 3),
+            }
+            entry |= {"windows": windows, "right": round(float(np.mean(running[-50:])), 3)}
+            if step % 250 == 0:
+                for size in (2, 16):
+                    entry |= {f"{size}w r{r}": round(accuracy(model, size, r), 3) for r in RATIOS}
+                weights = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+                torch.save(weights | {"step": step, "seconds": time.monotonic() - began}, state)
+            with (out / "log.jsonl").open("a") as log:
+                log.write(json.dumps(entry) + "\n")
+    torch.save(
+        {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "step": step,
+            "seconds": 60 * minutes,
+        },
+        state,
+    )
+
+
+def main() -> None:
+    """Train."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/ledger"))
+    parser.add_argument("--minutes", type=float, default=40)
+    parser.add_argument("--tokens", type=int, default=3000, help="visual tokens of a batch")
+    parser.add_argument("--most", type=int, default=48, help="most windows of a row")
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    train(options.out, options.minutes, options.tokens, options.most, options.rate)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Answer a question behind a memory: read its ids, write, and say what was looked at."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from torch import Tensor
+
+from longtake.engine import Observer, Written, memory_errors, prefill, write
+from longtake.errors import PromptError
+from longtake.model import LongtakeModel
+from longtake.parts.cache import GrowingCache
+from longtake.parts.splice import embed_pieces
+from longtake.parts.text import cut_at_stop
+from longtake.types import Answer, Memory, Options
+
+
+class Speaker(Protocol):
+    """What answering asks of a system."""
+
+    @property
+    def model(self) -> LongtakeModel:
+        """What reads and writes."""
+
+    @property
+    def end_ids(self) -> Collection[int]:
+        """Token ids that end an answer."""
+
+    @property
+    def penalises_prompt(self) -> bool:
+        """Whether the repetition penalty counts the prompt's text."""
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Text of ids, special tokens left out."""
+
+
+def answer(
+    speaker: Speaker,
+    memory: Memory,
+    ids: Sequence[int],
+    options: Options,
+    features_D: Tensor | None = None,
+) -> Answer:
+    """Read the ids that follow the memory and write; both stay in the memory's cache.
+
+    `features_D`: of the memory's last position, for an answer that follows without a word.
+    """
+    cache = continuable(memory)
+    observer = Observer(memory.entries if options.evidence else ())
+    observe = observer if observer.entries else None
+    began = time.perf_counter()
+    with memory_errors():
+        if ids or features_D is None:
+            stream = embed_pieces(
+                [tuple(ids)] if ids else [], speaker.model.embed, speaker.model.device
+            )
+            features_D = prefill(speaker.model, stream, cache, observe=observe)
+        asked, prompt_tokens = time.perf_counter(), cache.get_seq_length()
+        out: Written = write(
+            speaker.model,
+            features_D,
+            cache,
+            options,
+            end_ids=speaker.end_ids,
+            decode=speaker.text,
+            observe=observe,
+            penalised=(*memory.ids, *ids) if speaker.penalises_prompt else (),
+        )
+    stats = replace(
+        memory.stats,
+        prompt_tokens=prompt_tokens,
+        prefill_seconds=asked - began,
+        answer_seconds=time.perf_counter() - asked,
+    )
+    return Answer(
+        text=cut_at_stop(speaker.text(out.ids), options.stop)[0].strip(),
+        ids=tuple(out.ids),
+        evidence=observer.spans(memory.durations),
+        finish=out.finish,
+        stats=stats,
+    )
+
+
+def continuable(memory: Memory) -> GrowingCache:
+    """The memory's keys and values. Raises PromptError if they are not all there."""
+    cache = memory.cache
+    if not isinstance(cache, GrowingCache) or cache.get_seq_length() < memory.length:
+        raise PromptError("this memory has lost its keys and values; watch the video again")
+    return cache
