@@ -1,9 +1,10 @@
 """A generated retrieval task for summary tokens, and a tiny model trained on it.
 
-A "video" of symbols: frames of 16 tokens, every second one holds four pairs (key, value) between
-noise, all others are noise. The question names a key, the answer is its value. At ratio 2 a summary
-token has one pair to carry, at ratio 16 four pairs and their noise: what is lost there is what
-reading some windows at a finer level can bring back (`benchmarks/bilevel.py`).
+A "video" of symbols: frames of 16 tokens; one frame of every window holds four facts among noise,
+the other is noise. A token is the sum of two embeddings, as a patch's feature holds several things:
+a fact's key and its value, or noise twice. The question names a key, the answer is its value. At
+ratio 2 a summary token seldom has more than one fact to carry, at ratio 16 four: what is lost there
+is what reading some windows at a finer level can bring back (`benchmarks/bilevel.py`).
 
     python benchmarks/ledger.py --out runs/ledger --minutes 40
 
@@ -37,11 +38,11 @@ FIRST_VALUE = FIRST_KEY + KEYS
 FIRST_NOISE = FIRST_VALUE + VALUES
 VOCABULARY = FIRST_NOISE + NOISE
 FRAME = 16
-PAIRS = 4
-"""In every second frame."""
+FACTS = 4
+"""In one frame of every window."""
 WINDOW = 2 * FRAME
 RATIOS = (2, 4, 8, 16)
-MOST_WINDOWS = KEYS // PAIRS
+MOST_WINDOWS = KEYS // FACTS
 
 SIZES = DecoderConfig(
     hidden=128,
@@ -73,7 +74,8 @@ CURRICULUM = Curriculum(((0.0, (2,)), (0.15, (2, 4)), (0.3, (2, 4, 8)), (0.4, RA
 class Ledgers:
     """Rows of symbol videos and questions about them."""
 
-    visual_BN: Tensor
+    visual_BN2: Tensor
+    """The two symbols of each token."""
     keys_BQ: Tensor
     values_BQ: Tensor
     windows_BQ: Tensor
@@ -82,23 +84,28 @@ class Ledgers:
 
 def draw(rng: np.random.Generator, rows: int, windows: int, questions: int) -> Ledgers:
     """Rows of `windows` windows; keys are unique in a row, questions ask for distinct ones."""
-    visual = rng.integers(FIRST_NOISE, VOCABULARY, (rows, windows, WINDOW))
-    keys = np.stack([rng.permutation(KEYS)[: windows * PAIRS] for _ in range(rows)]) + FIRST_KEY
+    visual = rng.integers(FIRST_NOISE, VOCABULARY, (rows, windows, WINDOW, 2))
+    keys = np.stack([rng.permutation(KEYS)[: windows * FACTS] for _ in range(rows)]) + FIRST_KEY
     values = rng.integers(FIRST_VALUE, FIRST_NOISE, keys.shape)
     card = rng.integers(0, 2, (rows, windows)) * FRAME
-    slots = np.argsort(rng.random((rows, windows, FRAME // 2)), axis=-1)[..., :PAIRS] * 2
+    slots = np.argsort(rng.random((rows, windows, FRAME)), axis=-1)[..., :FACTS]
     places = card[..., None] + slots
     row, window = np.ogrid[:rows, :windows]
-    shape = (rows, windows, PAIRS)
-    visual[row[..., None], window[..., None], places] = keys.reshape(shape)
-    visual[row[..., None], window[..., None], places + 1] = values.reshape(shape)
+    shape = (rows, windows, FACTS)
+    visual[row[..., None], window[..., None], places, 0] = keys.reshape(shape)
+    visual[row[..., None], window[..., None], places, 1] = values.reshape(shape)
     asked = np.stack([rng.permutation(keys.shape[1])[:questions] for _ in range(rows)])
     return Ledgers(
-        torch.from_numpy(visual.reshape(rows, -1)),
+        torch.from_numpy(visual.reshape(rows, -1, 2)),
         torch.from_numpy(np.take_along_axis(keys, asked, 1)),
         torch.from_numpy(np.take_along_axis(values, asked, 1)),
-        torch.from_numpy(asked // PAIRS),
+        torch.from_numpy(asked // FACTS),
     )
+
+
+def features_of(model: LongtakeModel, ledgers: Ledgers) -> Tensor:
+    """Visual tokens [B, N, D]."""
+    return model.embed(ledgers.visual_BN2).sum(2)
 
 
 def losses_of(model: LongtakeModel, ledgers: Ledgers, ratios: Ratios) -> Losses:
@@ -111,7 +118,7 @@ def losses_of(model: LongtakeModel, ledgers: Ledgers, ratios: Ratios) -> Losses:
     labels_BS[..., 2] = ledgers.values_BQ
     sample = [
         Text(head_B1, torch.full_like(head_B1, IGNORED)),
-        model.embed(ledgers.visual_BN),
+        features_of(model, ledgers),
         Text(ids_BS, labels_BS.flatten(1)),
     ]
     return condensed_losses(model, sample, ratios.chooser(0), WINDOW)
@@ -172,7 +179,7 @@ def train(out: Path, minutes: float, tokens: int, most: int, rate: float) -> Non
         rng = np.random.default_rng([1, step])
         windows = windows_at(rng, progress, most)
         rows = max(2, min(64, tokens // (windows * WINDOW)))
-        ledgers = draw(rng, rows, windows, min(16, windows * PAIRS))
+        ledgers = draw(rng, rows, windows, min(16, windows * FACTS))
         losses = losses_of(model, ledgers, ratios_at(rng, progress))
         scale = min(1.0, (step + 1) / 100) * min(1.0, 0.05 + (1 - progress) / 0.4)
         for group in optimizer.param_groups:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import accumulate, chain, repeat
 from typing import IO, cast
 
@@ -138,8 +138,9 @@ def condense(
     with waiting(stream, how, seen) as (arrived, sizes, ratios):
         for features_ND in rechunk(arrived, sizes):
             ratio = next(ratios)
-            for level in levels:
-                level.take(features_ND, visual, ratio)
+            for number, level in enumerate(levels):
+                # what the content decides is decided for the first copy; others have their own
+                level.take(features_ND, visual, ratio if number == 0 else None)
             report(len(features_ND))
     for level in levels:
         level.close(seen.frames, visual)
@@ -204,8 +205,3 @@ def unspool(
     """What `spool` wrote, some rows at a time."""
     while part := file.read(SPOOL_ROWS * width * dtype.itemsize):
         yield torch.frombuffer(bytearray(part), dtype=dtype).view(-1, width).to(device)
-
-
-def at_ratio(how: Condense, ratio: int) -> Condense:
-    """The same with one fixed ratio."""
-    return replace(how, ratios=replace(how.ratios, choices=(ratio,)))

@@ -107,12 +107,13 @@ def prefill(
     cache: GrowingCache,
     *,
     progress: Callable[[int], None] | None = None,
-    observe: Observer | None = None,
+    observe: Callable[[int, Tensor], None] | None = None,
+    observed: int = 1,
 ) -> Tensor:
     """Feed embeddings [S_i, D] in order; returns the features [D] of the last position.
 
-    Positions go on from the cache's length. `observe` sees the last position only. Raises
-    PromptError if the stream is empty.
+    Positions go on from the cache's length. `observe` sees the attention of the last `observed`
+    positions of the last block. Raises PromptError if the stream is empty.
     """
     last: Tensor | None = None
     block = PREFILL_BLOCK.get(model.device.type, PREFILL_BLOCK_GPU)
@@ -120,7 +121,7 @@ def prefill(
         past = cache.get_seq_length()
         positions = torch.arange(past, past + len(chunk), device=chunk.device)[None]
         watch = observe if not more else None
-        step = Step(positions_BS=positions, cache=cache, observe=watch)
+        step = Step(positions_BS=positions, cache=cache, observe=watch, observed=observed)
         last = model.decoder(chunk[None].to(model.compute_dtype), step)[0, -1]
         if progress is not None:
             progress(past + len(chunk))

@@ -286,5 +286,14 @@ class System:
     @cached_property
     def fingerprint(self) -> str:
         """Digest of the checkpoint and of what shapes a memory."""
-        how = (self.name, self.model.compute_dtype, self.processor, self.compress, self.template)
-        return digest(self.folder, repr(how))
+        return digest(self.folder, repr(self.shape()))
+
+    def shape(self) -> tuple[object, ...]:
+        """What shapes a memory, besides the checkpoint."""
+        return (
+            self.name,
+            self.model.compute_dtype,
+            self.processor,
+            self.compress,
+            self.template,
+        )

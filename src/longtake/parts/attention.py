@@ -51,12 +51,18 @@ def attend_masked(
     )
 
 
-def last_row_weights(q_BHSE: Tensor, k_BKNE: Tensor) -> Tensor:
-    """Attention of the last query over all keys: [B, H, N], fp32; one row, never the matrix."""
-    groups = k_BKNE.shape[1]
-    q_BKGE = q_BHSE[:, :, -1].unflatten(1, (groups, -1)) * q_BHSE.shape[-1] ** -0.5
-    scores = q_BKGE @ k_BKNE.to(q_BHSE.dtype).transpose(2, 3)
-    return scores.float().softmax(-1).flatten(1, 2)
+def last_row_weights(q_BHSE: Tensor, k_BKNE: Tensor, rows: int = 1) -> Tensor:
+    """Attention of the last `rows` queries over all keys, summed over them: [B, H, N], fp32.
+
+    Only these rows exist at any time, never the whole matrix.
+    """
+    groups, keys = k_BKNE.shape[1], k_BKNE.shape[2]
+    q_BKGRE = q_BHSE[:, :, -rows:].unflatten(1, (groups, -1)) * q_BHSE.shape[-1] ** -0.5
+    scores = (q_BKGRE @ k_BKNE.to(q_BHSE.dtype).transpose(2, 3)[:, :, None]).float()
+    if q_BKGRE.shape[3] > 1:
+        later = torch.ones(scores.shape[3:], dtype=torch.bool, device=scores.device)
+        scores = scores.masked_fill(later.triu(keys - scores.shape[3] + 1), -torch.inf)
+    return scores.softmax(-1).sum(3).flatten(1, 2)
 
 
 def _has_flash(q_BHSE: Tensor) -> bool:

@@ -61,7 +61,9 @@ class Step:
     mask_BSN: Tensor | None = None
     """Which keys each query may see (true); None is plain causal."""
     observe: Callable[[int, Tensor], None] | None = None
-    """Called with (layer, the last query's attention [B, H, N]) where evidence is wanted."""
+    """Called with (layer, attention of the last queries [B, H, N]) where evidence is wanted."""
+    observed: int = 1
+    """How many of the last queries are observed; their attention is summed."""
 
 
 Between = Callable[[int, Tensor, Step], tuple[Tensor, Step]]
@@ -90,7 +92,7 @@ class Attention(nn.Module):
         if step.cache is not None:
             k, v = step.cache.update(k, v, self.layer)
         if step.observe is not None:
-            step.observe(self.layer, last_row_weights(q, k))
+            step.observe(self.layer, last_row_weights(q, k, step.observed))
         if step.mask_BSN is None:
             out = attend(q, k, v)
         else:

@@ -9,25 +9,34 @@ sy1998/Video_XL (`VideoXL_weight_8`).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from longtake.bilevel import (
+    DiskCache,
+    Fine,
+    TwoLevelCache,
+    choose_windows,
+    mix,
+    score_windows,
+)
 from longtake.condense import Condense, Level, condense
+from longtake.engine import memory_errors
 from longtake.errors import CheckpointError
 from longtake.folder import Folder, TowerFiles, require
 from longtake.llava import Llava, LlavaConfig, Where, load_weights, wiring
 from longtake.parts.cache import GrowingCache
 from longtake.parts.fields import whole
-from longtake.parts.splice import Piece, piece_tokens
+from longtake.parts.splice import Piece
 from longtake.parts.summary import PARAMETERS, SummaryDecoder
 from longtake.parts.windows import Place, Ratios
 from longtake.reader import Fitted, Following
-from longtake.types import Reading, VisualTokens
+from longtake.types import Answer, Memory, Options, Reading, VisualTokens
 
 LOOKED_FOR = "beacon_window and beacon_ratio"
 
@@ -103,6 +112,8 @@ class VideoXL(Llava):
     config: Config
     condense: Condense
     """How visuals are condensed; variants are made with `dataclasses.replace`."""
+    fine: Fine | None = None
+    """Keep a finer copy too, and answer each question from a mixture; None keeps one copy."""
 
     def see(self, fitted: Iterator[Fitted]) -> Iterator[VisualTokens]:
         """Tower and projector, with each frame's class token where frames are compared."""
@@ -125,19 +136,32 @@ class VideoXL(Llava):
             class_TD=class_TD,
         )
 
+    def shape(self) -> tuple[object, ...]:
+        """How it condenses is part of a memory; what a question may cost is not."""
+        return (*super().shape(), self.condense, self.fine and self.fine.ratio)
+
     def kept(self, tokens: int) -> int:
-        """Summaries, and the window that is being read."""
-        smallest = self.condense.ratios.smallest
-        if self.condense.intervals is not None and self.condense.intervals.average is not None:
-            smallest = self.condense.intervals.average
-        return -(-tokens // smallest)
+        """Summaries of all copies, and the text around them."""
+        copies = [self.ratio_of_all()] + ([self.fine.ratio] if self.fine else [])
+        return sum(-(-tokens // ratio) for ratio in copies)
+
+    def ratio_of_all(self) -> int:
+        """The smallest ratio a window may get, or the average where that is given."""
+        intervals = self.condense.intervals
+        average = None if intervals is None else intervals.average
+        return average or self.condense.ratios.smallest
+
+    def new_cache(self) -> GrowingCache:
+        """One copy, or two."""
+        if self.fine is None:
+            return super().new_cache()
+        return TwoLevelCache(DiskCache() if self.fine.where == "disk" else GrowingCache())
 
     def remember(
         self, pieces: Iterator[Piece], cache: GrowingCache, following: Following
     ) -> Reading:
         """Text is kept whole, visuals are condensed window by window (section 3.2)."""
-        chooser = self.condense.ratios.chooser(following.expected)
-        level = Level(model=self.model, cache=cache, chooser=chooser, place=self.condense.place)
+        levels = self.levels(cache, following)
         ids: list[int] = []
         read = 0
 
@@ -147,21 +171,70 @@ class VideoXL(Llava):
             following.prefilled(read)
 
         for visual, group in itertools.groupby(pieces, visual_of):
-            if visual is None:
-                for text in group:
-                    assert isinstance(text, tuple)
-                    level.text(text)
-                    ids.extend(text)
-                    report(piece_tokens(text))
-            else:
+            if visual is not None:
                 chunks = (piece for piece in group if isinstance(piece, VisualTokens))
-                condense(chunks, visual, self.condense, [level], report)
+                condense(chunks, visual, self.condense, levels, report)
+                continue
+            for text in (piece for piece in group if not isinstance(piece, VisualTokens)):
+                for level in levels:
+                    level.text(text)
+                ids.extend(text)
+                report(len(text))
+        first = levels[0]
+        if isinstance(cache, TwoLevelCache):
+            cache.windows, cache.fine_windows = tuple(first.windows), tuple(levels[1].windows)
+            cache.fine_entries = tuple(levels[1].entries)
         cache.trim()
         return Reading(
-            features_D=level.features_D,
-            entries=tuple(level.entries),
+            features_D=first.features_D,
+            entries=tuple(first.entries),
             ids=tuple(ids),
-            windows=tuple(level.windows),
+            windows=tuple(first.windows),
+        )
+
+    def levels(self, cache: GrowingCache, following: Following) -> list[Level]:
+        """The copies to make, the one that `cache` itself holds first."""
+        ratios = [self.condense.ratios]
+        caches = [cache]
+        if isinstance(cache, TwoLevelCache) and self.fine is not None:
+            ratios.append(replace(self.condense.ratios, choices=(self.fine.ratio,)))
+            caches.append(cache.fine)
+        return [
+            Level(
+                model=self.model,
+                cache=into,
+                chooser=ratio.chooser(following.expected),
+                place=self.condense.place,
+            )
+            for into, ratio in zip(caches, ratios, strict=True)
+        ]
+
+    def _answer(
+        self,
+        memory: Memory,
+        ids: Sequence[int],
+        options: Options,
+        features_D: Tensor | None = None,
+    ) -> Answer:
+        """With two copies, first find the windows the question looks at and make these fine."""
+        two = memory.cache
+        if isinstance(two, TwoLevelCache) and self.fine is not None and two.windows and ids:
+            memory = self.zoom(memory, two, ids, options.max_new_tokens)
+        return super()._answer(memory, ids, options, features_D)
+
+    def zoom(self, memory: Memory, two: TwoLevelCache, ids: Sequence[int], room: int) -> Memory:
+        """A memory for one question: the windows it looks at fine, as the budget allows."""
+        assert self.fine is not None
+        with memory_errors():
+            scores = score_windows(self.model, two, ids)
+            chosen = choose_windows(two, scores, self.fine.budget)
+            mixed = mix(self.model, two, memory.entries, chosen, len(ids) + room)
+        return replace(
+            memory,
+            cache=mixed.cache,
+            length=mixed.cache.get_seq_length(),
+            entries=mixed.entries,
+            windows=mixed.windows,
         )
 
 

@@ -1,0 +1,296 @@
+"""Two levels of detail in one memory: all windows coarse, and for a question some of them fine.
+
+The idea of Video-X2L (arXiv 2506.21184) and Video-XL-2 on a checkpoint trained with mixed ratios:
+the video is condensed twice, strongly and weakly. A question is first read behind the strongly
+condensed copy; the windows it looks at most are then replaced by their finer rows, as many as a
+budget of bytes allows, and the answer is written behind that mixture. Rows of either level may
+stand side by side because a key can be turned from one position to another.
+
+Letters: B batch, H heads, K key/value heads, N rows, E head width, W windows, L layers.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from torch import Tensor
+
+from longtake.engine import prefill
+from longtake.errors import OptionError
+from longtake.model import LongtakeModel
+from longtake.parts.cache import GrowingCache, GrowingLayer
+from longtake.parts.qwen2 import Decoder, Step
+from longtake.parts.rope import RopeTable, rotate, unrotate
+from longtake.types import Entry, Window
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fine:
+    """A second, finer copy of the video."""
+
+    ratio: int
+    """Visual tokens per summary of the finer copy."""
+    budget: int
+    """Bytes of keys and values a question is answered with, coarse and fine windows together."""
+    where: Literal["memory", "disk"] = "memory"
+    """Where the finer copy lies; on disk it is mapped into memory and read as it is needed."""
+
+    def __post_init__(self) -> None:
+        if type(self.ratio) is not int or self.ratio < 1:
+            raise OptionError(f"fine ratio must be a whole number from 1, got {self.ratio!r}")
+        if self.budget < 1:
+            raise OptionError(f"budget must be at least one byte, got {self.budget}")
+        if self.where not in ("memory", "disk"):
+            raise OptionError(f"fine copies lie in memory or on disk, not {self.where!r}")
+
+
+class DiskLayer(GrowingLayer):
+    """A layer whose buffers are files mapped into memory, gone when the layer is."""
+
+    def allocate(self, like: Tensor, *shape: int) -> Tensor:
+        """Room on disk; the system writes and reads it as it sees fit."""
+        if like.device.type != "cpu":
+            raise OptionError("a copy on disk needs device cpu; keep it in memory")
+        count = torch.Size(shape).numel()
+        with tempfile.TemporaryDirectory(prefix="longtake-") as folder:
+            # the name goes at once; the mapping keeps the file until the tensor is let go
+            name = str(Path(folder) / "rows")
+            return torch.from_file(name, shared=True, size=count, dtype=like.dtype).view(shape)
+
+
+class DiskCache(GrowingCache):
+    """A cache of layers on disk."""
+
+    def new_layer(self) -> GrowingLayer:
+        """One more layer."""
+        return DiskLayer(self.reserved)
+
+
+class TwoLevelCache(GrowingCache):
+    """The coarse copy, as any cache, with the finer one beside it."""
+
+    def __init__(self, fine: GrowingCache) -> None:
+        super().__init__()
+        self.fine = fine
+        self.windows: tuple[Window, ...] = ()
+        """Of the coarse copy."""
+        self.fine_windows: tuple[Window, ...] = ()
+        """The same stretches of video in the finer copy."""
+        self.fine_entries: tuple[Entry, ...] = ()
+        """Where each frame lies in the finer copy."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both copies."""
+        return super().nbytes + self.fine.nbytes
+
+    @property
+    def coarse_bytes(self) -> int:
+        """Bytes of the coarse copy alone."""
+        return super().nbytes
+
+    def trim(self) -> None:
+        """Give back what neither copy needs."""
+        super().trim()
+        self.fine.trim()
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A memory made for one question."""
+
+    cache: GrowingCache
+    entries: tuple[Entry, ...]
+    windows: tuple[Window, ...]
+    fine: tuple[int, ...]
+    """Which windows are at the finer level."""
+
+
+@dataclass
+class WindowMass:
+    """How much of a question's attention falls on each window: [L, H, W]."""
+
+    windows: Sequence[Window]
+    layers: list[Tensor] = field(default_factory=list)
+
+    def __call__(self, layer: int, weights_BHN: Tensor) -> None:
+        """Called by each layer with the question's attention."""
+        summed_HN = weights_BHN[0].double().cumsum(-1)
+        summed_HN = torch.nn.functional.pad(summed_HN, (1, 0))
+        starts = torch.tensor([window.start for window in self.windows], device=summed_HN.device)
+        stops = torch.tensor([window.stop for window in self.windows], device=summed_HN.device)
+        self.layers.append((summed_HN[:, stops] - summed_HN[:, starts]).cpu())
+
+    @property
+    def scores(self) -> list[float]:
+        """One number per window: the sum over layers and heads."""
+        return torch.stack(self.layers).sum((0, 1)).tolist()
+
+
+def score_windows(model: LongtakeModel, two: TwoLevelCache, ids: Sequence[int]) -> list[float]:
+    """How much a question looks at each window, from reading it behind the coarse copy."""
+    mass, length = WindowMass(two.windows), two.get_seq_length()
+    x_SD = model.embed(torch.tensor(ids, dtype=torch.int64, device=model.device))
+    try:
+        prefill(model, iter([x_SD]), two, observe=mass, observed=len(ids))
+    finally:
+        two.rewind(length)
+    return mass.scores
+
+
+def choose_windows(two: TwoLevelCache, scores: Sequence[float], budget: int) -> tuple[int, ...]:
+    """Windows to read at the finer level, best first as long as they fit the budget, in order.
+
+    Raises OptionError if not even the coarse copy fits.
+    """
+    row = two.coarse_bytes // two.get_seq_length()
+    left = budget - two.coarse_bytes
+    if left < 0:
+        raise OptionError(
+            f"the coarse copy takes {two.coarse_bytes} bytes, more than the budget of {budget}; "
+            "raise the budget, or the ratio"
+        )
+    chosen = []
+    for n in sorted(range(len(scores)), key=lambda n: (-scores[n], n)):
+        coarse, fine = two.windows[n], two.fine_windows[n]
+        more = ((fine.stop - fine.start) - (coarse.stop - coarse.start)) * row
+        if more <= left:
+            chosen.append(n)
+            left -= more
+    return tuple(sorted(chosen))
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Rows of one level that go into a mixture."""
+
+    fine: bool
+    start: int
+    stop: int
+
+
+def stretches(two: TwoLevelCache, chosen: Sequence[int]) -> list[Stretch]:
+    """Rows in order: text, window, text, window; text comes from the level of what precedes it.
+
+    What stands before the first window is the same on both levels.
+    """
+    fine, parts = set(chosen), []
+    coarse_end = fine_end = 0
+    level = 0 in fine
+    for n, (coarse, finer) in enumerate(zip(two.windows, two.fine_windows, strict=True)):
+        parts.append(
+            Stretch(True, fine_end, finer.start)
+            if level
+            else Stretch(False, coarse_end, coarse.start)
+        )
+        level = n in fine
+        parts.append(
+            Stretch(True, finer.start, finer.stop)
+            if level
+            else Stretch(False, coarse.start, coarse.stop)
+        )
+        coarse_end, fine_end = coarse.stop, finer.stop
+    return [part for part in parts if part.stop > part.start]
+
+
+@torch.no_grad()
+def mix(
+    model: LongtakeModel,
+    two: TwoLevelCache,
+    entries: Sequence[Entry],
+    chosen: Sequence[int],
+    room: int,
+) -> Mixed:
+    """A cache with the chosen windows fine and all others coarse, and `room` for a question.
+
+    `entries`: of the coarse copy. With every window chosen it equals the finer copy bit for bit:
+    rows that keep their position are copied, others are turned to theirs.
+    """
+    parts = stretches(two, chosen)
+    total = sum(part.stop - part.start for part in parts)
+    cache = GrowingCache(total + room)
+    turn = Turn.of(model, parts)
+    for layer in range(len(two.layers)):
+        keys, values = (
+            torch.cat([_rows(two, part, layer, kind) for part in parts], dim=2)
+            for kind in ("keys", "values")
+        )
+        cache.update(turn(keys), values, layer)
+    owner = {False: owners(entries, two), True: owners(two.fine_entries, two.fine)}
+    frames = torch.cat([owner[part.fine][part.start : part.stop] for part in parts])
+    return Mixed(cache, entries_from(frames, entries), _windows(two, chosen), tuple(chosen))
+
+
+def _rows(two: TwoLevelCache, part: Stretch, layer: int, kind: str) -> Tensor:
+    held = (two.fine if part.fine else two).layers[layer]
+    return cast(Tensor, getattr(held, kind))[:, :, part.start : part.stop]
+
+
+def _windows(two: TwoLevelCache, chosen: Sequence[int]) -> tuple[Window, ...]:
+    """Where the windows of a mixture lie."""
+    found, shift = [], 0
+    fine = set(chosen)
+    for n, coarse in enumerate(two.windows):
+        window = two.fine_windows[n] if n in fine else coarse
+        start, size = coarse.start + shift, window.stop - window.start
+        shift += size - (coarse.stop - coarse.start)
+        place = {"start": start, "stop": start + size}
+        found.append(Window(**{**vars(window), **place}))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Moves keys from where they stood to where they will stand."""
+
+    moved: Tensor
+    """Indices of the rows whose position changes."""
+    before: RopeTable
+    after: RopeTable
+
+    @classmethod
+    def of(cls, model: LongtakeModel, parts: Sequence[Stretch]) -> Turn:
+        """For rows put one after another."""
+        device = model.device
+        old = torch.cat([torch.arange(p.start, p.stop, device=device) for p in parts])
+        new = torch.arange(len(old), device=device)
+        moved = (old != new).nonzero()[:, 0]
+        decoder = cast(Decoder, model.decoder)
+        before, after = (
+            decoder.table(Step(positions_BS=rows[moved][None]), torch.float32)
+            for rows in (old, new)
+        )
+        return cls(moved, before, after)
+
+    def __call__(self, keys_BKNE: Tensor) -> Tensor:
+        """The keys [B, K, N, E], turned in fp32."""
+        if not len(self.moved):
+            return keys_BKNE
+        part = unrotate(keys_BKNE[:, :, self.moved].float(), self.before)
+        keys_BKNE[:, :, self.moved] = rotate(part, self.after).to(keys_BKNE.dtype)
+        return keys_BKNE
+
+
+def owners(entries: Sequence[Entry], cache: GrowingCache) -> Tensor:
+    """Which entry each row of a cache belongs to; -1 for none."""
+    found = torch.full((cache.get_seq_length(),), -1)
+    for number, entry in enumerate(entries):
+        found[entry.start : entry.stop] = number
+    return found
+
+
+def entries_from(owner_N: Tensor, entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    """Entries whose rows are where `owner_N` says; one without rows stays, empty."""
+    counts = torch.bincount(owner_N[owner_N >= 0], minlength=len(entries)).tolist()
+    firsts = {int(owner): n for n, owner in reversed(list(enumerate(owner_N.tolist())))}
+    placed, end = [], 0
+    for number, entry in enumerate(entries):
+        start = firsts.get(number, end)
+        end = start + counts[number]
+        placed.append(Entry(start=start, stop=end, seconds=entry.seconds, visual=entry.visual))
+    return tuple(placed)
