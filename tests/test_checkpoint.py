@@ -14,9 +14,9 @@ from longtake.api import load
 from longtake.checkpoint import Names, check_names, save_model, weight_shapes
 from longtake.errors import CheckpointError, OptionError
 from longtake.folder import find
+from longtake.llava import KEYS, TOWER, LlavaConfig
 from longtake.model import LongtakeConfig, LongtakeModel
 from longtake.parts.clip import CLIP_L_336
-from longtake.llava import KEYS, TOWER, LlavaConfig
 from tests.tiny import CHECKPOINT, tiny
 
 

@@ -485,14 +485,22 @@ def test_a_full_disk_is_one_line(words: list[str], clip: Path) -> None:
 
 # -- the face itself ------------------------------------------------------------------------------
 
+CONDENSING = (
+    "--ratio --mix --window --place --dynamic --no-dynamic --shortest --longest --average-ratio "
+    "--fine --budget --fine-on --kv "
+)
 OPTIONS = {
     "ask": "video question --model -m --system --vision-tower --device --dtype --max-frames "
+    f"{CONDENSING}"
     "--max-new-tokens --temperature --top-p --top-k --repetition-penalty --seed --stop "
     "--stream --no-stream --json --evidence",
     "chat": "video --model -m --system --vision-tower --device --dtype --max-frames "
+    f"{CONDENSING}"
     "--max-new-tokens --temperature --top-p --top-k --repetition-penalty --seed --stop "
     "--stream --no-stream",
-    "inspect": "target --system --vision-tower --device --dtype --json",
+    "inspect": "target --model -m --system --vision-tower --device --dtype --max-frames "
+    f"{CONDENSING}"
+    "--timeline --json",
     "train": "recipe --set --resume",
 }
 

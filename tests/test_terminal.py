@@ -92,7 +92,10 @@ def test_a_video_of_variable_rate_says_so() -> None:
 
 @pytest.mark.parametrize(
     ("window", "last"),
-    [(None, "2,048  295,000  15.8 GiB"), (224000, "2,048  295,000  15.8 GiB  no")],
+    [
+        (None, "2,048  295,000  295,000  15.8 GiB"),
+        (224000, "2,048  295,000  295,000  15.8 GiB  no"),
+    ],
 )
 def test_costs_are_told_against_the_window_where_there_is_one(
     window: int | None, last: str
@@ -106,6 +109,14 @@ def test_costs_are_told_against_the_window_where_there_is_one(
         picture=(336, 336),
         frames=32,
         window=window,
-        costs=(Cost(frames=2048, tokens=295000, cache_bytes=17 * 10**9, fits=window is None),),
+        costs=(
+            Cost(
+                frames=2048,
+                tokens=295000,
+                kept=295000,
+                cache_bytes=17 * 10**9,
+                fits=window is None,
+            ),
+        ),
     )
     assert model_text(report).splitlines()[-1].strip() == last

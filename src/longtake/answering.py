@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from longtake.engine import Observer, Written, memory_errors, prefill, write
-from longtake.errors import PromptError
+from longtake.errors import OptionError, PromptError
 from longtake.model import LongtakeModel
 from longtake.parts.cache import GrowingCache
 from longtake.parts.splice import embed_pieces
@@ -35,6 +35,18 @@ class Speaker(Protocol):
 
     def text(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens left out."""
+
+
+def published_options(published: Mapping[str, Any], overrides: Mapping[str, Any]) -> Options:
+    """Greedy decoding by a generation_config.json, changed by `overrides`."""
+    fields = {"repetition_penalty": float(published.get("repetition_penalty") or 1.0)}
+    if overrides.get("temperature"):
+        fields["top_p"] = float(published.get("top_p") or 1.0)
+        fields["top_k"] = int(published.get("top_k") or 0)
+    try:
+        return Options(**{**fields, **overrides})
+    except TypeError as error:
+        raise OptionError(f"unknown option ({error}); see longtake.Options") from error
 
 
 def answer(

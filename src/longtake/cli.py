@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,6 +22,7 @@ from longtake.exits import EPILOG, Commands
 from longtake.flags import (
     Answering,
     Changes,
+    Condensing,
     EvidenceFile,
     JsonFlag,
     Loading,
@@ -31,10 +33,22 @@ from longtake.flags import (
     ResumeFlag,
     StreamFlag,
     Target,
+    TimelineFile,
     VideoFile,
     spread,
 )
-from longtake.terminal import bars, busy, harmless, model_text, moment, note, say, size, video_text
+from longtake.terminal import (
+    bars,
+    busy,
+    harmless,
+    model_text,
+    moment,
+    note,
+    say,
+    size,
+    survey_text,
+    video_text,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,6 +103,7 @@ def ask(
     model: ModelName = "default",
     loading: Loading,
     max_frames: MaxFrames = None,
+    condensing: Condensing,
     answering: Answering,
     stream: StreamFlag = None,
     as_json: JsonFlag = False,
@@ -100,15 +115,16 @@ def ask(
     if stream and as_json:
         raise OptionError("--stream prints text as it comes and --json one object; choose one")
     with opened(video, answering) as source:
-        save_evidence = evidence_saver(source, evidence)
-        system, memory = watch(source, model, loading, max_frames)
+        save_sheet = sheet_saver(source, evidence) if evidence is not None else None
+        memory = watch(source, system := loaded(model, loading, condensing), max_frames)
         if as_json:
             answer = system.ask(memory, question, system.options(**answering.given()))
             about = {"video": video, "question": question, "model": model}
             print(json.dumps(about | {"system": system.name} | asdict(answer)))
         else:
             answer = reply(system, memory, question, answering, stream=stream)
-        save_evidence(answer)
+        if save_sheet is not None:
+            save_sheet(answer)
 
 
 @app.command()
@@ -119,6 +135,7 @@ def chat(
     model: ModelName = "default",
     loading: Loading,
     max_frames: MaxFrames = None,
+    condensing: Condensing,
     answering: Answering,
     stream: StreamFlag = None,
 ) -> None:
@@ -128,7 +145,7 @@ def chat(
     """
     history: list[tuple[str, str]] = []
     with opened(video, answering) as source:
-        system, memory = watch(source, model, loading, max_frames)
+        memory = watch(source, system := loaded(model, loading, condensing), max_frames)
         for question in questions():
             answer = reply(system, memory, question, answering, stream=stream, history=history)
             history.append((question, answer.text))
@@ -136,14 +153,33 @@ def chat(
 
 @app.command("inspect")
 @spread
-def inspect_target(*, target: Target, loading: Loading, as_json: JsonFlag = False) -> None:
+def inspect_target(
+    *,
+    target: Target,
+    model: ModelName = "default",
+    loading: Loading,
+    max_frames: MaxFrames = None,
+    condensing: Condensing,
+    timeline: TimelineFile = None,
+    as_json: JsonFlag = False,
+) -> None:
     """Tell what a video or a model is, and what it takes to watch with it."""
     from longtake.inspect import inspect_model, inspect_video, is_model
 
     if is_model(target):
-        model = inspect_model(target, **asdict(loading))
-        print(json.dumps(asdict(model), default=str) if as_json else model_text(model))
+        if timeline is not None:
+            raise OptionError("--timeline draws a video; give the video, and the model by --model")
+        found = inspect_model(target, **asdict(loading), options=condensing.given())
+        print(json.dumps(asdict(found), default=str) if as_json else model_text(found))
+    elif timeline is not None:
+        from longtake.timeline import save_timeline
+
+        opening = partial(loaded, model, loading, condensing)
+        drawn = save_timeline(target, opening, max_frames, timeline)
+        print(json.dumps(asdict(drawn)) if as_json else survey_text(drawn))
     else:
+        for name in condensing.given():
+            raise OptionError(f"{name} shows in a --timeline only; say where to draw it")
         video = inspect_video(target)
         print(json.dumps(asdict(video)) if as_json else video_text(video))
 
@@ -171,27 +207,23 @@ def opened(path: str, answering: Answering) -> Iterator[Video | Tensor]:
         yield video
 
 
-def evidence_saver(source: Video | Tensor, path: Path | None) -> Callable[[Answer], None]:
+def sheet_saver(source: Video | Tensor, path: Path) -> Callable[[Answer], None]:
     """What saves the moments of an answer; refuses before the work begins what cannot be saved."""
-    if path is None:
-        return lambda answer: None
-    from longtake.evidence import check_target, contact_sheet
-    from longtake.video.decode import Video
+    from longtake.evidence import saver
 
-    check_target(path)
-    if not isinstance(source, Video):
-        raise OptionError("--evidence shows moments of a video; a still picture has none")
-    return lambda answer: contact_sheet(source, answer.evidence).save(path)
+    return saver(source, path)
 
 
-def watch(
-    source: Video | Tensor, model: str, loading: Loading, max_frames: int | None
-) -> tuple[System, Memory]:
-    """Load the model and watch, with progress and a line that sums up on a terminal."""
+def loaded(model: str, loading: Loading, condensing: Condensing) -> System:
+    """Load a model and set its options."""
     with busy(f"loading {model}"):
         from longtake.api import load
 
-        system = load(model, **asdict(loading))
+        return load(model, **asdict(loading)).variant(**condensing.given())
+
+
+def watch(source: Video | Tensor, system: System, max_frames: int | None) -> Memory:
+    """Watch, with progress and a line that sums up on a terminal."""
     with bars() as progress:
         memory = system.watch(source, max_frames=max_frames, progress=progress)
     for warning in memory.stats.warnings:
@@ -200,7 +232,7 @@ def watch(
         f"watched {memory.stats.frames} frames in {memory.stats.watch_seconds:.1f} s: "
         f"{memory.length} tokens, {size(memory.bytes)}"
     )
-    return system, memory
+    return memory
 
 
 def reply(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 from longtake.errors import OptionError
 from longtake.terminal import moment
-from longtake.types import Span
+from longtake.types import Answer, Span
 from longtake.video.decode import Video
 
 MOST = 9
@@ -31,6 +32,14 @@ def check_target(path: Path) -> None:
         raise OptionError(f"{path.parent} cannot be written to; choose another folder")
     if not path.parent.is_dir():
         raise OptionError(f"{path.parent} is no folder, so {path.name} cannot be saved in it")
+
+
+def saver(source: Video | Tensor, path: Path) -> Callable[[Answer], None]:
+    """What saves the moments of an answer; raises OptionError now if that cannot be done."""
+    check_target(path)
+    if not isinstance(source, Video):
+        raise OptionError("--evidence shows moments of a video; a still picture has none")
+    return lambda answer: contact_sheet(source, answer.evidence).save(path)
 
 
 def contact_sheet(video: Video, spans: Sequence[Span]) -> Image.Image:

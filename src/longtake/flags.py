@@ -43,6 +43,10 @@ EvidenceFile = Annotated[
     Path | None,
     typer.Option(metavar="PNG", help="Save a sheet of the moments the answer rests on."),
 ]
+TimelineFile = Annotated[
+    Path | None,
+    typer.Option(metavar="PNG", help="Draw how MODEL would cut and condense the video TARGET."),
+]
 Changes = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Change a plain field; may be repeated."),
@@ -70,6 +74,66 @@ class Loading:
     dtype: Annotated[
         str, typer.Option(metavar="NAME", help='"auto", "float32", "bfloat16" or "float16".')
     ] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condensing:
+    """How a video is condensed, in systems that do; what is not given stays as published."""
+
+    ratio: Annotated[
+        str | None,
+        typer.Option(metavar="N[,N...]", help="Visual tokens per summary token: 8, or 2,4,8."),
+    ] = None
+    mix: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RULE",
+            help="Which of several ratios a window gets: step-random, instance-random, sequence, "
+            "listed (one after the other) or adapt-N (the smallest that leaves N tokens).",
+        ),
+    ] = None
+    window: Annotated[
+        int | None, typer.Option(metavar="N", help="Visual tokens condensed together.")
+    ] = None
+    place: Annotated[
+        str | None,
+        typer.Option(metavar="WHERE", help="Summary tokens: interleave (as released) or append."),
+    ] = None
+    dynamic: Annotated[
+        bool | None,
+        typer.Option("--dynamic/--no-dynamic", help="Cut windows where the content changes."),
+    ] = None
+    shortest: Annotated[
+        int | None, typer.Option(metavar="N", help="Fewest frames of an interval.  [default: 1]")
+    ] = None
+    longest: Annotated[
+        int | None, typer.Option(metavar="N", help="Most frames of an interval.  [default: 15]")
+    ] = None
+    average_ratio: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Finer where more changes, with this ratio on average."),
+    ] = None
+    fine: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Keep a finer copy of this ratio too, for what is asked."),
+    ] = None
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="BYTES", help="Of the mixture a question is answered from: 300MiB."),
+    ] = None
+    fine_on: Annotated[
+        str | None, typer.Option(metavar="WHERE", help="The finer copy: memory or disk.")
+    ] = None
+
+    kv: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="Hold keys and values as full, int8 or int4."),
+    ] = None
+
+    def given(self) -> dict[str, Any]:
+        """What was given, as keyword arguments of a system's `variant`."""
+        chosen = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in chosen.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)

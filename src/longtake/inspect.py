@@ -9,10 +9,10 @@ Letters: T frames, C channels, H W pixels.
 from __future__ import annotations
 
 import mimetypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -60,8 +60,10 @@ class Cost:
     frames: int
     tokens: int
     """Visual tokens the language model reads."""
+    kept: int
+    """Tokens whose keys and values the memory keeps: fewer where they are condensed."""
     cache_bytes: int
-    """Keys and values of these tokens."""
+    """Keys and values of these."""
     fits: bool
     """Whether they leave room in the window the model was trained for."""
 
@@ -127,9 +129,12 @@ def inspect_model(
     dtype: str = "auto",
     system: str | None = None,
     vision_tower: str | None = None,
+    options: Mapping[str, Any] | None = None,
     frame_counts: Sequence[int] = FRAME_COUNTS,
 ) -> ModelReport:
     """Read a model folder as `load` would, and say what it takes on `device`.
+
+    `options`: of the system's `variant`.
 
     Raises CheckpointError and OptionError as `load` does.
     """
@@ -140,6 +145,7 @@ def inspect_model(
     # on CPU keys and values are fp32 whatever the weights are, see LongtakeModel.compute_dtype
     on_cpu = pick_device(device).type == "cpu"
     made = load(model, device="meta", dtype=dtype, system=system, vision_tower=vision_tower)
+    made = made.variant(**(options or {}))
     weights = list(made.model.parameters())
     return ModelReport(
         path=made.folder.path,
@@ -169,8 +175,9 @@ def cost_of(made: System, frames: int, dtype: torch.dtype) -> Cost:
     return Cost(
         frames=frames,
         tokens=tokens,
-        cache_bytes=tokens * per_token,
-        fits=made.window is None or tokens < made.window,
+        kept=made.kept(tokens),
+        cache_bytes=made.kept(tokens) * per_token,
+        fits=made.window is None or made.kept(tokens) < made.window,
     )
 
 

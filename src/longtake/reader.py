@@ -15,6 +15,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from longtake.errors import OptionError
 from longtake.parts.splice import Piece, piece_tokens
 from longtake.types import Frames, VisualTokens
 from longtake.video.decode import Video
@@ -24,11 +25,26 @@ from longtake.video.prefetch import ahead
 CHUNK = 16
 """Frames decoded, resized and encoded at a time."""
 
+MOST_FRAMES = 1_000_000
+"""Eleven days at one frame a second; more is a slip of the keyboard."""
+
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total): "decode" and "encode" in frames, "prefill" in tokens."""
 
+
+def quiet(stage: str, done: int, total: int) -> None:
+    """Show no progress."""
+
+
 Fitted = tuple[Tensor, tuple[float, ...]]
 """Resized and cropped bytes [T, 3, h, w] and the frames' times in seconds."""
+
+
+def frames_wanted(number: object) -> int:
+    """How many frames to sample. Raises OptionError unless it is a number that can be meant."""
+    if not isinstance(number, int) or not 1 <= number <= MOST_FRAMES:
+        raise OptionError(f"max_frames must be 1 to {MOST_FRAMES}, got {number}")
+    return number
 
 
 class Eye(Protocol):

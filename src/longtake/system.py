@@ -14,37 +14,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
-from longtake.answering import answer, continuable
+from longtake.answering import answer, continuable, published_options
 from longtake.engine import memory_errors, read_pieces, require_room
 from longtake.errors import OptionError, PromptError
 from longtake.folder import Folder, Tokenizer, digest
 from longtake.model import LongtakeModel
 from longtake.parts.cache import GrowingCache
 from longtake.parts.chat import Template, Turn, check_words
-from longtake.parts.splice import (
-    Piece,
-    first_tokens,
-    piece_tokens,
-    pieces_of,
-)
-from longtake.reader import Fitted, Following, Known, Progress, Reader
+from longtake.parts.quantise import BITS, quantised
+from longtake.parts.splice import Piece, first_tokens, piece_tokens, pieces_of
+from longtake.reader import Fitted, Following, Known, Progress, Reader, frames_wanted, quiet
 from longtake.types import Answer, Frames, Memory, Options, Reading, Stats, VisualTokens
 from longtake.video.inputs import Source, last_end
 from longtake.video.pixels import ClipProcessor
-
-MOST_FRAMES = 1_000_000
-"""Eleven days at one frame a second; more is a slip of the keyboard."""
-
-
-def quiet(stage: str, done: int, total: int) -> None:
-    """Show no progress."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,6 +62,8 @@ class System:
     """Token ids that end an answer."""
     window: int | None = None
     """Tokens the checkpoint says it was trained to read."""
+    kv: Literal["full", "int8", "int4"] = "full"
+    """How a finished memory's keys and values are held (docs/memories.md)."""
 
     # -- watch ------------------------------------------------------------------------------------
 
@@ -87,21 +78,17 @@ class System:
         `max_frames`: frames sampled from each video, by the published rule. Raises OptionError,
         VideoError.
         """
-        num: Any = self.frames if max_frames is None else max_frames
-        if not isinstance(num, int) or not 1 <= num <= MOST_FRAMES:
-            raise OptionError(f"max_frames must be 1 to {MOST_FRAMES}, got {num}")
+        num = frames_wanted(self.frames if max_frames is None else max_frames)
         if not sources:
             raise PromptError("there is nothing to watch; give a video or an image")
         began = time.perf_counter()
         cache = self.new_cache()
-
-        def reserve(tokens: int) -> None:
-            require_room(self.model, self.kept(tokens), held=cache.get_seq_length())
-            cache.reserve(self.kept(tokens))
-
+        reserve = partial(self.make_room, cache)
         reader = Reader(eye=self, num=num, progress=progress or quiet, reserve=reserve)
         with memory_errors(), closing(reader.stream(self.template.head(), sources)) as stream:
             reading = self.remember(stream, cache, reader)
+            if self.kv != "full":
+                cache = quantised(cache, self.kv)
         stats = Stats(
             frames=reader.frames,
             patches=reader.patches,
@@ -126,6 +113,23 @@ class System:
             windows=reading.windows,
             stats=stats,
         )
+
+    def variant(self, **options: Any) -> Self:
+        """This system with other options of its own, by name. Raises OptionError.
+
+        A memory answers only the variant that made it, but for options that shape no memory.
+        """
+        kv = options.pop("kv", self.kv)
+        if kv not in ("full", *BITS):
+            raise OptionError(f"kv {kv!r} is unknown; choose full, {', '.join(BITS)}")
+        for name in options:
+            raise OptionError(f"{self.name} has no option {name!r}")
+        return replace(self, kv=kv)
+
+    def make_room(self, cache: GrowingCache, tokens: int) -> None:
+        """Reserve what reading so many tokens takes. Raises CapacityError if it is not free."""
+        require_room(self.model, self.kept(tokens), held=cache.get_seq_length())
+        cache.reserve(self.kept(tokens))
 
     def new_cache(self) -> GrowingCache:
         """An empty cache for one memory."""
@@ -179,15 +183,7 @@ class System:
 
         With a temperature above 0, top_p and top_k come from generation_config.json as well.
         """
-        published = self.folder.generation
-        fields = {"repetition_penalty": float(published.get("repetition_penalty") or 1.0)}
-        if overrides.get("temperature"):
-            fields["top_p"] = float(published.get("top_p") or 1.0)
-            fields["top_k"] = int(published.get("top_k") or 0)
-        try:
-            return Options(**{**fields, **overrides})
-        except TypeError as error:
-            raise OptionError(f"unknown option ({error}); see longtake.Options") from error
+        return published_options(self.folder.generation, overrides)
 
     def ask(
         self,
@@ -296,4 +292,5 @@ class System:
             self.processor,
             self.compress,
             self.template,
+            self.kv,
         )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # it brings torch
     from longtake.inspect import ModelReport, VideoReport
+    from longtake.survey import Survey
     from longtake.types import Span
 
 Progress = Callable[[str, int, int], None]
@@ -153,10 +154,23 @@ def model_text(model: ModelReport) -> str:
         ("frames", f"{model.frames} unless told otherwise"),
         ("window", f"{model.window:,} tokens" if model.window else "not stated"),
     ]
-    costs: list[tuple[str, ...]] = [("frames", "tokens", "memory", "in the window")]
+    costs: list[tuple[str, ...]] = [("frames", "tokens", "kept", "memory", "in the window")]
     for cost in model.costs:
         fits = "yes" if cost.fits else "no"
-        costs.append((f"{cost.frames:,}", f"{cost.tokens:,}", size(cost.cache_bytes), fits))
+        counts = (f"{cost.frames:,}", f"{cost.tokens:,}", f"{cost.kept:,}")
+        costs.append((*counts, size(cost.cache_bytes), fits))
     if model.window is None:
-        costs = [cost[:3] for cost in costs]
-    return f"{table(rows, '<<')}\n\n{table(costs, '>>><'[: len(costs[0])])}"
+        costs = [cost[:4] for cost in costs]
+    return f"{table(rows, '<<')}\n\n{table(costs, '>>>><'[: len(costs[0])])}"
+
+
+def survey_text(survey: Survey) -> str:
+    """How a video is cut and condensed, a line per window."""
+    rows: list[tuple[str, ...]] = [("from", "to", "frames", "tokens", "ratio", "kept")]
+    for window in survey.windows:
+        start, end = clock(window.start_seconds), clock(window.end_seconds)
+        counts = (window.frames, window.tokens, window.ratio, window.kept)
+        rows.append((start, end, *map(str, counts)))
+    tokens, kept = (sum(getattr(w, name) for w in survey.windows) for name in ("tokens", "kept"))
+    total = f"{len(survey.windows)} windows keep {kept:,} of {tokens:,} visual tokens"
+    return f"{table(rows, '>>>>>>')}\n\n{total}"

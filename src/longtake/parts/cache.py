@@ -41,7 +41,7 @@ class GrowingLayer(DynamicLayer):
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        past = self.get_seq_length()
+        past = self.buffered()
         self.key_buffer = self._room(self.key_buffer, self.keys, key_states, past)
         self.value_buffer = self._room(self.value_buffer, self.values, value_states, past)
         self.keys = self.key_buffer[:, :, :past]
@@ -50,6 +50,14 @@ class GrowingLayer(DynamicLayer):
         self.key_buffer[:, :, past:total] = key_states
         self.value_buffer[:, :, past:total] = value_states
         return self.key_buffer[:, :, :total], self.value_buffer[:, :, :total]
+
+    def buffered(self) -> int:
+        """Tokens in the buffers: all of the layer, unless a subclass keeps some elsewhere."""
+        return 0 if self.keys is None or self.keys.numel() == 0 else self.keys.shape[-2]
+
+    def make_room(self, tokens: int) -> None:
+        """Take room for `tokens` in all when the layer next moves."""
+        self.reserved = tokens
 
     def _room(self, buffer: Tensor | None, held: Tensor | None, new: Tensor, past: int) -> Tensor:
         """A buffer that starts with the `past` tokens held and has room for the new ones."""
@@ -60,10 +68,14 @@ class GrowingLayer(DynamicLayer):
         if buffer is not None and fits and (at_home or past == 0):
             return buffer
         capacity = max(total + max(SLACK, past // 8), self.reserved)
-        room = new.new_empty(*new.shape[:2], capacity, new.shape[-1])
+        room = self.allocate(new, *new.shape[:2], capacity, new.shape[-1])
         if past and held is not None:
             room[:, :, :past] = held
         return room
+
+    def allocate(self, like: Tensor, *shape: int) -> Tensor:
+        """Room of a shape, of the dtype and on the device of `like`."""
+        return like.new_empty(shape)
 
     def rewind(self, length: int) -> None:
         """Keep the first `length` tokens; the buffers stay."""
@@ -75,11 +87,11 @@ class GrowingLayer(DynamicLayer):
         """Give back the room beyond what is held and the slack."""
         if self.keys is None or self.values is None or self.key_buffer is None:
             return
-        self.reserved, past = 0, self.get_seq_length()
+        self.reserved, past = 0, self.buffered()
         if self.key_buffer.shape[2] > past + SLACK:
             for part in ("key", "value"):
                 held = getattr(self, f"{part}s")
-                room = held.new_empty(*held.shape[:2], past + SLACK, held.shape[-1])
+                room = self.allocate(held, *held.shape[:2], past + SLACK, held.shape[-1])
                 room[:, :, :past] = held
                 setattr(self, f"{part}_buffer", room)
                 setattr(self, f"{part}s", room[:, :, :past])
@@ -112,7 +124,7 @@ class GrowingCache(Cache):
         """Make room for `tokens` in all, plus slack, when a layer next moves."""
         self.reserved = tokens + SLACK
         for layer in self.layers:
-            layer.reserved = self.reserved
+            layer.make_room(self.reserved)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -129,8 +141,12 @@ class GrowingCache(Cache):
 
     def _layer(self, layer_idx: int) -> GrowingLayer:
         while len(self.layers) <= layer_idx:
-            self.layers.append(GrowingLayer(self.reserved))
+            self.layers.append(self.new_layer())
         return self.layers[layer_idx]
+
+    def new_layer(self) -> GrowingLayer:
+        """One more layer."""
+        return GrowingLayer(self.reserved)
 
     def trim(self) -> None:
         """Give back the room beyond what is held and the slack for a question."""

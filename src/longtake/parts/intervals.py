@@ -56,9 +56,16 @@ def depths(similarity: Tensor) -> Tensor:
 
     The first has nothing before it and the last nothing behind it; the original counts 0 there.
     """
+    if not len(similarity):
+        return similarity
     before, behind = similarity.cummax(0).values, similarity.flip(0).cummax(0).values.flip(0)
     before[:1], behind[-1:] = 0.0, 0.0
     return (before + behind - 2 * similarity) / 2
+
+
+def threshold(depth: Tensor, how: Intervals) -> float:
+    """The depth from which a dip splits; of two depths at least, or there is no deviation."""
+    return float(depth.mean() + how.threshold * depth.std())
 
 
 def cut(similarity: Tensor, how: Intervals) -> list[int]:
@@ -67,8 +74,7 @@ def cut(similarity: Tensor, how: Intervals) -> list[int]:
     if frames < 3:
         return []  # no spread to measure dips by
     depth = depths(similarity)
-    deep = depth > depth.mean() + how.threshold * depth.std()
-    splits = deep.nonzero()[:, 0].tolist()
+    splits = (depth > threshold(depth, how)).nonzero()[:, 0].tolist()
     if not splits:
         return []
     # the boundary lies before frame i though the change is between i and i + 1: as the original

@@ -21,15 +21,16 @@ from longtake.bilevel import (
     DiskCache,
     Fine,
     TwoLevelCache,
+    check_budget,
     choose_windows,
-    mix,
     score_windows,
 )
 from longtake.condense import Condense, Level, condense
-from longtake.engine import memory_errors
-from longtake.errors import CheckpointError
+from longtake.engine import memory_errors, require_room
+from longtake.errors import CheckpointError, OptionError
 from longtake.folder import Folder, TowerFiles, require
 from longtake.llava import Llava, LlavaConfig, Where, load_weights, wiring
+from longtake.mixing import mix
 from longtake.parts.cache import GrowingCache
 from longtake.parts.fields import whole
 from longtake.parts.splice import Piece
@@ -37,6 +38,7 @@ from longtake.parts.summary import PARAMETERS, SummaryDecoder
 from longtake.parts.windows import Place, Ratios
 from longtake.reader import Fitted, Following
 from longtake.types import Answer, Memory, Options, Reading, VisualTokens
+from longtake.wishes import NAMES, CondenseWishes
 
 LOOKED_FOR = "beacon_window and beacon_ratio"
 
@@ -140,8 +142,34 @@ class VideoXL(Llava):
         """How it condenses is part of a memory; what a question may cost is not."""
         return (*super().shape(), self.condense, self.fine and self.fine.ratio)
 
+    def variant(self, **options: Any) -> VideoXL:
+        """Condense otherwise: the fields of `longtake.wishes.CondenseWishes`, by name."""
+        base = super().variant(**{name: options.pop(name) for name in ("kv",) if name in options})
+        unknown = sorted(set(options) - set(NAMES))
+        if unknown:
+            raise OptionError(
+                f"{self.name} has no option {unknown[0]!r}; it has {', '.join(NAMES)}"
+            )
+        wishes = CondenseWishes(**options)
+        how = wishes.condense(self.condense)
+        fine = wishes.two_levels(how)
+        if fine is not None and base.kv != "full":
+            raise OptionError("two copies are kept in full precision; leave kv or fine out")
+        return replace(base, condense=how, fine=fine)
+
+    def make_room(self, cache: GrowingCache, tokens: int) -> None:
+        """Room for each copy, and for the window that is being read behind it."""
+        coarse, fine = -(-tokens // self.ratio_of_all()), 0
+        if isinstance(cache, TwoLevelCache) and self.fine is not None:
+            fine = -(-tokens // self.fine.ratio)
+            cache.fine.reserve(fine + 2 * self.condense.window)
+            check_budget(self.model, coarse, self.fine)
+            fine = 0 if self.fine.where == "disk" else fine
+        require_room(self.model, coarse + fine, held=cache.get_seq_length())
+        cache.reserve(coarse + 2 * self.condense.window)
+
     def kept(self, tokens: int) -> int:
-        """Summaries of all copies, and the text around them."""
+        """Summaries of all copies."""
         copies = [self.ratio_of_all()] + ([self.fine.ratio] if self.fine else [])
         return sum(-(-tokens // ratio) for ratio in copies)
 

@@ -1,0 +1,115 @@
+"""Options as users write them, checked together and turned into how a visual is condensed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from longtake.bilevel import Fine
+from longtake.condense import Condense
+from longtake.errors import OptionError
+from longtake.parts.intervals import Intervals
+
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CondenseWishes:
+    """What may be said about condensing; None leaves it as the checkpoint says."""
+
+    ratio: int | str | Sequence[int] | None = None
+    """Visual tokens per summary; several, as (2, 4, 8) or "2,4,8", are chosen from by `mix`."""
+    mix: str | None = None
+    """How a window's ratio is chosen: one of `longtake.parts.windows.MIXES`."""
+    window: int | None = None
+    """Visual tokens of a window."""
+    place: str | None = None
+    """Where summaries stand: "interleave" (as released) or "append"."""
+    seed: int | None = None
+    """Of the random mixes."""
+    dynamic: bool | None = None
+    """Cut windows where the content changes."""
+    shortest: int | None = None
+    """Fewest frames of an interval."""
+    longest: int | None = None
+    """Most frames of an interval."""
+    average_ratio: int | None = None
+    """Choose each interval's ratio by what changes in it, to this average."""
+    fine: int | None = None
+    """Keep a second copy of this smaller ratio."""
+    budget: int | str | None = None
+    """Bytes of keys and values a question is answered with: a number, or "300MiB"."""
+    fine_on: str | None = None
+    """Where the finer copy lies: "memory" or "disk"."""
+
+    def given(self, *names: str) -> dict[str, Any]:
+        """Those of these options that were given."""
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def condense(self, how: Condense) -> Condense:
+        """`how` with what was wished. Raises OptionError for what means nothing."""
+        ratios = replace(how.ratios, **self.given("mix", "seed"))
+        if self.ratio is not None:
+            ratios = replace(ratios, choices=ratios_of(self.ratio))
+        how = replace(how, ratios=ratios, **self.given("window", "place"))
+        how.ratios.check_window(how.window)
+        return replace(how, intervals=self.intervals(how))
+
+    def intervals(self, how: Condense) -> Intervals | None:
+        """How intervals are cut, if they are."""
+        given = self.given("shortest", "longest")
+        if self.average_ratio is not None:
+            given["average"] = self.average_ratio
+        if given and not self.dynamic:
+            asked = ", ".join("average_ratio" if name == "average" else name for name in given)
+            raise OptionError(f"{asked} needs dynamic, which cuts the video into intervals")
+        if not self.dynamic:
+            return None
+        return replace(how.intervals or Intervals(), **given)
+
+    def two_levels(self, how: Condense) -> Fine | None:
+        """The finer copy, if one is wished."""
+        if self.fine is None:
+            for name in self.given("budget", "fine_on"):
+                raise OptionError(f"{name} needs fine, the ratio of a second copy")
+            return None
+        if self.budget is None:
+            raise OptionError("fine needs a budget, the bytes a question is answered with")
+        where = self.given("fine_on")
+        fine = Fine(ratio=self.fine, budget=bytes_of(self.budget), **_as(where, fine_on="where"))
+        if fine.ratio >= how.ratios.smallest:
+            raise OptionError(
+                f"the finer copy's ratio {fine.ratio} must be smaller than {how.ratios.smallest}, "
+                "the ratio of the first"
+            )
+        replace(how.ratios, choices=(fine.ratio,)).check_window(how.window)
+        return fine
+
+
+NAMES = tuple(field.name for field in fields(CondenseWishes))
+
+
+def _as(given: dict[str, Any], **names: str) -> dict[str, Any]:
+    return {names.get(name, name): value for name, value in given.items()}
+
+
+def ratios_of(said: int | str | Sequence[int]) -> tuple[int, ...]:
+    """Ratios from a number, numbers, or "2,4,8". Raises OptionError."""
+    if isinstance(said, str):
+        parts = said.split(",")
+        if not all(part.strip().isdecimal() for part in parts):
+            raise OptionError(f"ratio must be whole numbers such as 8 or 2,4,8, got {said!r}")
+        return tuple(int(part) for part in parts)
+    return (said,) if isinstance(said, int) else tuple(said)
+
+
+def bytes_of(said: int | str) -> int:
+    """A number of bytes: 1000, "1000", "300 MiB", "1.5GB". Raises OptionError."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(said))
+    unit = UNITS.get(match[2].upper()) if match else None
+    if match is None or unit is None:
+        raise OptionError(f"budget must be bytes such as 300MiB or 2GB, got {said!r}")
+    return int(float(match[1]) * unit)
