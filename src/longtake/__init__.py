@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         StoreError,
         VideoError,
     )
+    from longtake.store import load_memory, save_memory
     from longtake.types import Answer, Frames, Memory, Options, VisualTokens
     from longtake.video.decode import open_video
 
@@ -27,6 +28,8 @@ _HOMES = {
     "ask": "longtake.api",
     "load": "longtake.api",
     "watch": "longtake.api",
+    "load_memory": "longtake.store",
+    "save_memory": "longtake.store",
     "open_video": "longtake.video.decode",
     "Answer": "longtake.types",
     "Frames": "longtake.types",
@@ -58,7 +61,9 @@ __all__ = [
     "__version__",
     "ask",
     "load",
+    "load_memory",
     "open_video",
+    "save_memory",
     "watch",
 ]
 

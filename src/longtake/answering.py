@@ -66,9 +66,8 @@ def answer(
     began = time.perf_counter()
     with memory_errors():
         if ids or features_D is None:
-            stream = embed_pieces(
-                [tuple(ids)] if ids else [], speaker.model.embed, speaker.model.device
-            )
+            pieces = [tuple(ids)] if ids else []
+            stream = embed_pieces(pieces, speaker.model.embed, speaker.model.device)
             features_D = prefill(speaker.model, stream, cache, observe=observe)
         asked, prompt_tokens = time.perf_counter(), cache.get_seq_length()
         out: Written = write(

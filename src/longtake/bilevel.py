@@ -115,8 +115,14 @@ class WindowMass:
 
     @property
     def scores(self) -> list[float]:
-        """One number per window: the sum over layers and heads."""
-        return torch.stack(self.layers).sum((0, 1)).tolist()
+        """One number per window: over layers and heads, the sum of squared shares.
+
+        A head's shares are of its attention on all windows. Squared, a head that looks at one place
+        counts, and one that looks everywhere alike does not (docs/video-xl.md has other rules).
+        """
+        mass_LHW = torch.stack(self.layers)
+        shares = mass_LHW / mass_LHW.sum(-1, keepdim=True).clamp(min=1e-12)
+        return shares.square().sum((0, 1)).tolist()
 
 
 def score_windows(model: LongtakeModel, two: TwoLevelCache, ids: Sequence[int]) -> list[float]:

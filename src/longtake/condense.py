@@ -75,21 +75,21 @@ class Level:
     def take(self, features_ND: Tensor, visual: int, ratio: int | None = None) -> Tensor:
         """Read one window and keep its summaries; features [S, D] of all its rows.
 
-        `ratio`: instead of the chooser's.
+        `ratio`: instead of the chooser's; such a window stands for itself, nothing is carried.
         """
-        raw = len(features_ND)
-        ratio = self.chooser.ratio(raw) if ratio is None else ratio
-        plan = Plan(raw=raw, ratio=ratio, carried=self._carried, place=self.place)
+        raw, carried = len(features_ND), self._carried if ratio is None else 0
+        chosen = self.chooser.ratio(raw) if ratio is None else ratio
+        plan = Plan.after(carried, raw, chosen, self.place)
         past, rows = self.cache.get_seq_length(), plan.is_summary()
         x_BND = features_ND[None].to(self.model.compute_dtype)
         decoder = cast(SummaryDecoder, self.model.decoder)
         features_SD = decoder.window(x_BND, rows, self.cache, past)[0]
         self.features_D = features_SD[int(Rows.of(rows).visual_N[-1])]
         self.windows.append(
-            Window(start=past, stop=past + plan.summaries, tokens=raw, ratio=ratio, visual=visual)
+            Window(start=past, stop=past + plan.summaries, tokens=raw, ratio=chosen, visual=visual)
         )
         self._ends.append(self._read + plan.last_token())
-        self._read, self._carried = self._read + raw, plan.left
+        self._read, self._carried = self._read + raw, plan.left if ratio is None else 0
         return features_SD
 
     def close(self, frames: Sequence[tuple[int, float]], visual: int) -> None:

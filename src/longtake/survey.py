@@ -78,7 +78,7 @@ def survey(
         for _ in seen.features(piece for piece in stream if isinstance(piece, VisualTokens)):
             pass
     similarity = similarities(torch.cat(seen.classes).cpu())
-    depth = depths(similarity)
+    depth = depths(similarity, eye.condense.intervals is not None and eye.condense.intervals.fair)
     return Survey(
         seconds=tuple(seconds for _, seconds in seen.frames),
         duration=video.duration,
@@ -105,10 +105,10 @@ def cuts(system: VideoXL, seen: Seen, duration: float) -> Iterator[Cut]:
         if done == total:
             return
         raw = min(size, total - done)
-        plan = Plan(
-            raw=raw, ratio=next(wanted) or chooser.ratio(raw), carried=carried, place=how.place
-        )
-        carried, stop = plan.left, done + raw
+        given = next(wanted)
+        ratio = chooser.ratio(raw) if given is None else given
+        plan = Plan.after(carried if given is None else 0, raw, ratio, how.place)
+        carried, stop = plan.left if given is None else 0, done + raw
         inside = [n for n, start in enumerate(starts[:-1]) if done <= start < stop]
         after = [n for n, start in enumerate(starts[:-1]) if start >= stop]
         first = max(n for n, start in enumerate(starts[:-1]) if start <= done)

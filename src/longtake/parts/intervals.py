@@ -32,9 +32,19 @@ class Intervals:
     """Fewest frames of an interval; shorter ones join the neighbour they resemble more."""
     average: int | None = None
     """Choose each interval's ratio by what changes in it, with as many summaries in all as this
-    one ratio would make. None: ratios are chosen as they are for windows of fixed length."""
+    one ratio would make; the ends of the video then count fairly (see `depths`). None is the
+    published rule, where ratios are chosen as they are for windows of fixed length."""
+
+    @property
+    def fair(self) -> bool:
+        """Whether the ends of the video count like any other place; in the published rule not."""
+        return self.average is not None
 
     def __post_init__(self) -> None:
+        for name in ("shortest", "longest", "average"):
+            value = getattr(self, name)
+            if type(value) is not int and not (name == "average" and value is None):
+                raise OptionError(f"{name} must be a whole number, got {value!r}")
         if not 1 <= self.shortest <= self.longest:
             raise OptionError(
                 f"intervals of {self.shortest} to {self.longest} frames are impossible; "
@@ -51,15 +61,18 @@ def similarities(class_TD: Tensor) -> Tensor:
     return F.cosine_similarity(class_TD[:-1].float(), class_TD[1:].float(), dim=-1)
 
 
-def depths(similarity: Tensor) -> Tensor:
+def depths(similarity: Tensor, fair: bool = False) -> Tensor:
     """How far each similarity lies below the highest before and behind it, averaged: [T - 1].
 
-    The first has nothing before it and the last nothing behind it; the original counts 0 there.
+    The first has nothing before it and the last nothing behind it. The original counts 0 there, so
+    that both ends lie far above everything and widen the spread that dips are measured by: a short
+    video is seldom cut. `fair` looks at the side that is there.
     """
     if not len(similarity):
         return similarity
     before, behind = similarity.cummax(0).values, similarity.flip(0).cummax(0).values.flip(0)
-    before[:1], behind[-1:] = 0.0, 0.0
+    if not fair:
+        before[:1], behind[-1:] = 0.0, 0.0
     return (before + behind - 2 * similarity) / 2
 
 
@@ -73,7 +86,7 @@ def cut(similarity: Tensor, how: Intervals) -> list[int]:
     frames = len(similarity) + 1
     if frames < 3:
         return []  # no spread to measure dips by
-    depth = depths(similarity)
+    depth = depths(similarity, how.fair)
     splits = (depth > threshold(depth, how)).nonzero()[:, 0].tolist()
     if not splits:
         return []
@@ -108,7 +121,8 @@ def join_short(sizes: Sequence[int], similarity: Tensor, how: Intervals) -> list
             place += 1
             continue
         other = max(beside)[1]
-        joined[other] += joined.pop(place)
+        joined[other] += joined[place]
+        del joined[place]
         place = min(place, other)
     return joined
 

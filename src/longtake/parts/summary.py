@@ -142,7 +142,9 @@ def begin_summaries(decoder: SummaryDecoder, embedding_row: int) -> None:
     """
     decoder.beacon_embed_tokens.weight.copy_(decoder.embed_tokens.weight[embedding_row])
     for layer in decoder.layers:
-        attention = layer.self_attn
+        attention = cast(SummaryAttention, layer.self_attn)
         for name in PARAMETERS:
-            own, ordinary = (getattr(attention, f"{kind}{name}_proj") for kind in ("beacon_", ""))
-            own.load_state_dict(ordinary.state_dict())
+            if hasattr(attention, f"beacon_{name}_proj"):
+                ordinary = attention.get_submodule(f"{name}_proj")
+                own = attention.get_submodule(f"beacon_{name}_proj")
+                own.load_state_dict(ordinary.state_dict())

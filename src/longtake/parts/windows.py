@@ -7,6 +7,7 @@ carried: the next window's first summary comes that much earlier.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, cycle, repeat
@@ -36,8 +37,17 @@ class Plan:
     """Visual tokens."""
     ratio: int
     carried: int = 0
-    """Visual tokens before this window that belong to its first summary."""
+    """Visual tokens before this window that belong to its first summary; fewer than the ratio."""
     place: Place = "interleave"
+
+    @classmethod
+    def after(cls, carried: int, raw: int, ratio: int, place: Place) -> Plan:
+        """A window behind one that left `carried` tokens.
+
+        A smaller ratio may follow a larger one that left more than the smaller one needs (the
+        original crashes then): whole groups of these are given up, as at the end of a video.
+        """
+        return cls(raw=raw, ratio=ratio, carried=carried % ratio, place=place)
 
     @property
     def summaries(self) -> int:
@@ -82,9 +92,10 @@ class Ratios:
         whole = isinstance(found, tuple) and all(type(ratio) is int for ratio in found)
         if not whole or not self.choices or min(self.choices) < 1:
             raise OptionError(f"ratio must be whole numbers from 1, got {found!r}")
-        adapt, _, future = self.mix.partition("-")
-        if self.mix not in MIXES[:-1] and not (adapt == "adapt" and future.isdigit()):
+        if self.mix not in MIXES[:-1] and not re.fullmatch("adapt-[0-9]+", self.mix):
             raise OptionError(f"mix {self.mix!r} is unknown; choose {', '.join(MIXES)}")
+        if type(self.seed) is not int or self.seed < 0:
+            raise OptionError(f"seed must be a whole number from 0, got {self.seed!r}")
 
     @property
     def smallest(self) -> int:
@@ -151,11 +162,6 @@ def planned(sizes: Iterator[int], chooser: Chooser, place: Place = "interleave")
     """A plan for each window size in turn, the remainder carried from one to the next."""
     carried = 0
     for raw in sizes:
-        plan = Plan(raw=raw, ratio=chooser.ratio(raw), carried=carried, place=place)
+        plan = Plan.after(carried, raw, chooser.ratio(raw), place)
         yield plan
         carried = plan.left
-
-
-def kept_tokens(raw: int, ratio: int) -> int:
-    """Summaries that `raw` visual tokens leave at one ratio: what a memory holds of them."""
-    return raw // ratio

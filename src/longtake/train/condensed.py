@@ -21,7 +21,7 @@ from longtake.errors import OptionError
 from longtake.model import LongtakeModel
 from longtake.parts.qwen2 import Step
 from longtake.parts.summary import SummaryDecoder
-from longtake.parts.windows import Chooser, Place, Plan
+from longtake.parts.windows import Chooser, Place, Plan, planned
 from longtake.train.dialogue import IGNORED
 
 
@@ -112,16 +112,14 @@ def condensed_losses(
             targets = next_tokens(stretch, after)
             losses.add(model, read_text(model, model.embed(stretch.ids_BS), cache), targets)
             continue
-        parts, carried = stretch.split(window, dim=1), 0
+        parts = stretch.split(window, dim=1)
+        plans = planned((part.shape[1] for part in parts), chooser, place)
         for number, part_BND in enumerate(parts, 1):
             last = number == len(parts)
             if last and after is None:
                 features_BND = read_text(model, part_BND, cache)
             else:
-                raw = part_BND.shape[1]
-                plan = Plan(raw=raw, ratio=chooser.ratio(raw), carried=carried, place=place)
-                carried = plan.left
-                features_BND = read_window(model, part_BND, plan, cache)
+                features_BND = read_window(model, part_BND, next(plans), cache)
             targets = torch.full(part_BND.shape[:2], IGNORED, device=part_BND.device)
             if last and isinstance(after, Text):
                 targets[:, -1] = after.labels_BS[:, 0]
@@ -171,9 +169,11 @@ class Curriculum:
 
     def __post_init__(self) -> None:
         starts = [start for start, _ in self.stages]
-        if not starts or starts[0] != 0.0 or starts != sorted(starts):
+        if not starts or starts[0] != 0.0 or starts != sorted(set(starts)):
             raise OptionError(f"a curriculum's stages must start at 0 and rise, got {starts}")
 
     def ratios(self, progress: float) -> tuple[int, ...]:
-        """The ratios allowed when so much of the run is done (0 to 1)."""
+        """The ratios allowed when so much of the run is done. Raises OptionError outside 0 to 1."""
+        if not 0.0 <= progress <= 1.0:
+            raise OptionError(f"progress is a share of the run, 0 to 1, got {progress}")
         return [ratios for start, ratios in self.stages if start <= progress][-1]

@@ -1,0 +1,199 @@
+"""Memories in files: one safetensors file each, whole or not there.
+
+Tensors are the keys and values of each layer, as they are held (full, int8 or int4; one copy or
+two); everything else is a JSON header in the file's metadata. No code runs when one is opened.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from longtake.bilevel import TwoLevelCache
+from longtake.errors import PromptError, StoreError
+from longtake.parts.cache import GrowingCache, GrowingLayer
+from longtake.parts.packed import Group, Packed
+from longtake.parts.quantise import QuantisedLayer
+from longtake.types import Entry, Memory, Stats, Window
+
+FORMAT = 1
+"""Raised when what is written changes; other numbers are refused."""
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """What a packed tensor says of itself besides its tensors."""
+
+    factor: float
+    group: tuple[int, int]
+    bits: int
+    width: int
+
+
+def save_memory(memory: Memory, path: str | Path) -> Path:
+    """Write a memory to a file, aside first and then renamed. Raises StoreError, PromptError.
+
+    Keys and values are written as they are held, up to the memory's own length.
+    """
+    target, cache = Path(path), memory.cache
+    if not isinstance(cache, GrowingCache) or cache.get_seq_length() < memory.length:
+        raise PromptError("this memory has lost its keys and values; watch the video again")
+    cache.rewind(memory.length)
+    tensors, schemes = tensors_of(cache, "")
+    header = {
+        "format": FORMAT,
+        "memory": {
+            name: getattr(memory, name)
+            for name in ("length", "durations", "system", "fingerprint", "ids")
+        },
+        "entries": [asdict(entry) for entry in memory.entries],
+        "windows": [asdict(window) for window in memory.windows],
+        "stats": asdict(memory.stats),
+        "layers": len(cache.layers),
+        "schemes": schemes,
+    }
+    if isinstance(cache, TwoLevelCache):
+        more, schemes_of_fine = tensors_of(cache.fine, "fine.")
+        tensors, header["schemes"] = tensors | more, schemes | schemes_of_fine
+        header["fine"] = {
+            "windows": [asdict(window) for window in cache.fine_windows],
+            "entries": [asdict(entry) for entry in cache.fine_entries],
+        }
+    write_whole(tensors, {"longtake": json.dumps(header)}, target)
+    return target
+
+
+def write_whole(tensors: dict[str, Tensor], metadata: dict[str, str], target: Path) -> None:
+    """Write a safetensors file so that a reader sees the old one, the new one, or none."""
+    if not target.parent.is_dir():
+        raise StoreError(f"{target.parent} is no folder; choose another place for {target.name}")
+    aside = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
+            aside = Path(file.name)
+        save_file(tensors, aside, metadata)
+        with aside.open("rb+") as written:
+            os.fsync(written.fileno())
+        aside.replace(target)
+    except (OSError, SafetensorError) as error:
+        raise StoreError(f"{target} cannot be written ({error})") from error
+    finally:
+        if aside is not None:
+            aside.unlink(missing_ok=True)
+
+
+def load_memory(path: str | Path, device: str | torch.device = "cpu") -> Memory:
+    """Read a memory back. Raises StoreError if the file is none, broken, or of another format."""
+    source = Path(path)
+    try:
+        with safe_open(source, framework="pt", device=str(device)) as file:
+            header = json.loads((file.metadata() or {}).get("longtake", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise StoreError(f"{source} does not exist; watch the video and save it first") from error
+    except (OSError, SafetensorError, ValueError) as error:
+        raise StoreError(f"{source} is no whole memory ({error}); watch the video again") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        found = header.get("format") if isinstance(header, dict) else "no header"
+        raise StoreError(f"{source} has format {found}, this longtake reads {FORMAT}")
+    try:
+        return memory_of(header, tensors)
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__} {error}"
+        raise StoreError(f"{source} does not hold what its header says ({what})") from error
+
+
+def memory_of(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Memory:
+    """A memory from what a file holds."""
+    layers, schemes = header["layers"], header["schemes"]
+    windows = tuple(Window(**window) for window in header["windows"])
+    fine, cache = header.get("fine"), GrowingCache()
+    if fine is not None:
+        finer = GrowingCache()
+        finer.layers = layers_of(layers, tensors, schemes, "fine.")
+        cache = TwoLevelCache(finer)
+        cache.windows = windows
+        cache.fine_windows = tuple(Window(**window) for window in fine["windows"])
+        cache.fine_entries = tuple(Entry(**entry) for entry in fine["entries"])
+    cache.layers = layers_of(layers, tensors, schemes, "")
+    plain = header["memory"]
+    stats = Stats(**header["stats"])
+    return Memory(
+        cache=cache,
+        length=plain["length"],
+        entries=tuple(Entry(**entry) for entry in header["entries"]),
+        durations=tuple(plain["durations"]),
+        system=plain["system"],
+        fingerprint=plain["fingerprint"],
+        ids=tuple(plain["ids"]),
+        windows=windows,
+        stats=replace(stats, warnings=tuple(stats.warnings)),
+    )
+
+
+def tensors_of(cache: GrowingCache, prefix: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors of every layer by name, and how the packed ones are packed."""
+    tensors: dict[str, Tensor] = {}
+    schemes: dict[str, Any] = {}
+    for number, layer in enumerate(cache.layers):
+        for kind in ("keys", "values"):
+            name = f"{prefix}{number}.{kind}"
+            tensors[name] = getattr(layer, kind).contiguous()
+            packed = getattr(layer, f"packed_{kind}", None)
+            if packed is not None:
+                tensors |= {f"{name}.{part}": tensor for part, tensor in parts_of(packed).items()}
+                group = (packed.group.tokens, packed.group.channels)
+                scheme = Scheme(packed.factor, group, packed.bits, packed.width)
+                schemes[name] = asdict(scheme)
+    return tensors, schemes
+
+
+def parts_of(packed: Packed) -> dict[str, Tensor]:
+    """A packed tensor's own tensors."""
+    return {
+        "codes": packed.codes_BKNC,
+        "middle": packed.middle_BKGJ,
+        "step": packed.step_BKGJ,
+    }
+
+
+def layers_of(
+    count: int, tensors: Mapping[str, Tensor], schemes: Mapping[str, Any], prefix: str
+) -> list[GrowingLayer]:
+    """Layers as they were."""
+    layers: list[GrowingLayer] = []
+    for number in range(count):
+        name = f"{prefix}{number}"
+        tail = (tensors[f"{name}.keys"], tensors[f"{name}.values"])
+        if f"{name}.keys" in schemes:
+            packed = [packed_of(f"{name}.{kind}", tensors, schemes) for kind in ("keys", "values")]
+            layers.append(QuantisedLayer(packed[0], packed[1], tail))
+            continue
+        layer = GrowingLayer()
+        layer.update(*tail)
+        layers.append(layer)
+    return layers
+
+
+def packed_of(name: str, tensors: Mapping[str, Tensor], schemes: Mapping[str, Any]) -> Packed:
+    """A packed tensor as it was."""
+    scheme = Scheme(**schemes[name])
+    return Packed(
+        codes_BKNC=tensors[f"{name}.codes"],
+        middle_BKGJ=tensors[f"{name}.middle"],
+        step_BKGJ=tensors[f"{name}.step"],
+        factor=scheme.factor,
+        group=Group(*scheme.group),
+        bits=scheme.bits,
+        width=scheme.width,
+    )
