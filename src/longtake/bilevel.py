@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ class Fine:
     budget: int
     """Bytes of keys and values a question is answered with, coarse and fine windows together."""
     where: Literal["memory", "disk"] = "memory"
-    """Where the finer copy lies; on disk it is mapped into memory and read as it is needed."""
+    """Where the finer copy lies: in host memory, or on disk, mapped and read as it is needed."""
 
     def __post_init__(self) -> None:
         if type(self.ratio) is not int or self.ratio < 1:
@@ -47,26 +47,47 @@ class Fine:
             raise OptionError(f"fine copies lie in memory or on disk, not {self.where!r}")
 
 
-class DiskLayer(GrowingLayer):
-    """A layer whose buffers are files mapped into memory, gone when the layer is."""
+class AsideLayer(GrowingLayer):
+    """A layer whose buffers lie in host memory, or on disk, and are shown on the model's device."""
+
+    on_disk = False
 
     def allocate(self, like: Tensor, *shape: int) -> Tensor:
-        """Room on disk; the system writes and reads it as it sees fit."""
-        if like.device.type != "cpu":
-            raise OptionError("a copy on disk needs device cpu; keep it in memory")
-        count = torch.Size(shape).numel()
+        """Room that is not on the device."""
+        if not self.on_disk:
+            return torch.empty(shape, dtype=like.dtype)
         with tempfile.TemporaryDirectory(prefix="longtake-") as folder:
             # the name goes at once; the mapping keeps the file until the tensor is let go
-            name = str(Path(folder) / "rows")
+            name, count = str(Path(folder) / "rows"), torch.Size(shape).numel()
             return torch.from_file(name, shared=True, size=count, dtype=like.dtype).view(shape)
 
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Append; returns all keys and values where the new ones are."""
+        held = super().update(key_states, value_states)
+        return tuple(part.to(key_states.device) for part in held)
 
-class DiskCache(GrowingCache):
-    """A cache of layers on disk."""
+    def peek(self, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]:
+        """All keys and values and these behind them, where these are; nothing is kept of these."""
+        keys, values = super().peek(key_states, value_states)
+        return keys.to(key_states.device), values.to(key_states.device)
+
+
+class DiskLayer(AsideLayer):
+    """The same in files mapped into memory, gone when the layer is."""
+
+    on_disk = True
+
+
+class AsideCache(GrowingCache):
+    """A cache that takes no room on the device."""
+
+    def __init__(self, where: Literal["memory", "disk"]) -> None:
+        super().__init__()
+        self.where = where
 
     def new_layer(self) -> GrowingLayer:
         """One more layer."""
-        return DiskLayer(self.reserved)
+        return (DiskLayer if self.where == "disk" else AsideLayer)(self.reserved)
 
 
 class TwoLevelCache(GrowingCache):
@@ -86,6 +107,12 @@ class TwoLevelCache(GrowingCache):
     def nbytes(self) -> int:
         """Bytes of both copies."""
         return super().nbytes + self.fine.nbytes
+
+    @property
+    def device(self) -> torch.device:
+        """Where the coarse copy is."""
+        keys = self.layers[0].keys
+        return torch.device("cpu") if keys is None else keys.device
 
     @property
     def coarse_bytes(self) -> int:

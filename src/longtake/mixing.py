@@ -94,7 +94,8 @@ def mix(
 
 def _rows(two: TwoLevelCache, part: Stretch, layer: int, kind: str) -> Tensor:
     held = (two.fine if part.fine else two).layers[layer]
-    return cast(Tensor, getattr(held, kind))[:, :, part.start : part.stop]
+    rows = cast(Tensor, getattr(held, kind))[:, :, part.start : part.stop]
+    return rows.to(two.device)
 
 
 def _windows(two: TwoLevelCache, chosen: Sequence[int]) -> tuple[Window, ...]:

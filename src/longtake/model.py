@@ -94,6 +94,11 @@ class LongtakeModel(PreTrainedModel, GenerationMixin):
         """Token ids [...] -> embeddings [..., D] in the compute dtype."""
         return self.get_input_embeddings()(ids).to(self.compute_dtype)
 
+    @property
+    def frames_at_once(self) -> int:
+        """Frames the tower should see at a time; more take memory and save nothing."""
+        return cast(ViT, self.tower).config.frames_at_once if self.device.type == "cpu" else 10**6
+
     def look(self, pixels_TCHW: Tensor) -> Tensor:
         """Normalised pixels [T, 3, H, W] -> tower features [T, P, Dv], before the projector."""
         return self.tower(pixels_TCHW.to(self.device, self.compute_dtype))

@@ -170,7 +170,8 @@ class System:
     @torch.no_grad()
     def encode(self, pixels_TCHW: Tensor) -> Tensor:
         """Normalised pixels [T, 3, h, w] -> projected features [T, P, D]."""
-        return self.model.project(self.model.look(pixels_TCHW))
+        parts = pixels_TCHW.split(self.model.frames_at_once)
+        return torch.cat([self.model.project(self.model.look(part)) for part in parts])
 
     def see_image(self, image_CHW: Tensor) -> VisualTokens:
         """All tokens of one still image."""

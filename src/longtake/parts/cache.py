@@ -31,7 +31,7 @@ class GrowingLayer(DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Append [B, K, S', E]; returns all keys and values [B, K, S, E] as views."""
-        self.keys, self.values = self.peek(key_states, value_states)
+        self.keys, self.values = self._written(key_states, value_states)
         return self.keys, self.values
 
     def peek(self, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,6 +39,10 @@ class GrowingLayer(DynamicLayer):
 
         Nothing is kept of them: the next update writes over the same room.
         """
+        return self._written(key_states, value_states)
+
+    def _written(self, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]:
+        """The buffers up to and with what is written behind the tokens held."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         past = self.buffered()

@@ -116,7 +116,11 @@ class MLP(nn.Module):
         return torch.cat([self._whole(piece) for piece in x_BSD.split(MLP_CHUNK, 1)], dim=1)
 
     def _whole(self, x_BSD: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x_BSD)) * self.up_proj(x_BSD))
+        if torch.is_grad_enabled():
+            return self.down_proj(F.silu(self.gate_proj(x_BSD)) * self.up_proj(x_BSD))
+        # in place: large fresh buffers cost page faults, a tenth of a window's time on CPU
+        gate = F.silu(self.gate_proj(x_BSD), inplace=True)
+        return self.down_proj(gate.mul_(self.up_proj(x_BSD)))
 
 
 class Layer(GradientCheckpointingLayer):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from longtake.bilevel import (
-    DiskCache,
+    AsideCache,
     Fine,
     TwoLevelCache,
     check_budget,
@@ -129,8 +129,9 @@ class VideoXL(Llava):
     def see_classes(self, bytes_TCHW: Tensor, seconds: tuple[float, ...]) -> VisualTokens:
         """One chunk of frames, with class tokens."""
         pixels_TCHW = self.processor.normalise(bytes_TCHW.to(self.model.device))
-        class_TD, patches_TPD = self.model.look_whole(pixels_TCHW)
-        features_TPD = self.model.project(patches_TPD)
+        parts = [self.model.look_whole(p) for p in pixels_TCHW.split(self.model.frames_at_once)]
+        class_TD = torch.cat([classes for classes, _ in parts])
+        features_TPD = torch.cat([self.model.project(patches) for _, patches in parts])
         return VisualTokens(
             features_ND=features_TPD.flatten(0, 1),
             counts=(features_TPD.shape[1],) * len(features_TPD),
@@ -164,7 +165,8 @@ class VideoXL(Llava):
             fine = -(-tokens // self.fine.ratio)
             cache.fine.reserve(fine + 2 * self.condense.window)
             check_budget(self.model, coarse, self.fine)
-            fine = 0 if self.fine.where == "disk" else fine
+            on_host = self.model.device.type == "cpu" and self.fine.where == "memory"
+            fine = fine if on_host else 0
         require_room(self.model, coarse + fine, held=cache.get_seq_length())
         cache.reserve(coarse + 2 * self.condense.window)
 
@@ -183,7 +185,7 @@ class VideoXL(Llava):
         """One copy, or two."""
         if self.fine is None:
             return super().new_cache()
-        return TwoLevelCache(DiskCache() if self.fine.where == "disk" else GrowingCache())
+        return TwoLevelCache(AsideCache(self.fine.where))
 
     def remember(
         self, pieces: Iterator[Piece], cache: GrowingCache, following: Following
