@@ -86,10 +86,10 @@ def two_levels(coarse: Level, fine: Level) -> TwoLevelCache:
     return two
 
 
-def answer(model: LongtakeModel, cache: GrowingCache, key: int) -> int:
-    """The token that follows a question about a key; the cache is left as it was."""
+def answer(model: LongtakeModel, cache: GrowingCache, ids: Sequence[int]) -> int:
+    """The token that follows a question; the cache is left as it was."""
     length = cache.get_seq_length()
-    x_SD = model.embed(torch.tensor([ledger.ASK, key]))
+    x_SD = model.embed(torch.tensor(ids))
     try:
         return int(model.logits(prefill(model, iter([x_SD]), cache)).argmax())
     finally:
@@ -113,16 +113,17 @@ def measure(model: LongtakeModel, rows: int, windows: int, questions: int) -> li
         ratios = (COARSE, 8, 4, FINE)
         levels = dict(zip(ratios, read(model, visual, ratios), strict=True))
         picks = np.random.default_rng([row, 1])
-        for key, value, window in zip(
-            drawn.keys_BQ[0].tolist(),
+        for asked, value, window in zip(
+            drawn.asked_BQ2[0].tolist(),
             drawn.values_BQ[0].tolist(),
             drawn.windows_BQ[0].tolist(),
             strict=True,
         ):
+            ids = (ledger.ASK, *asked)
             for ratio, level in levels.items():
-                right = answer(model, level.cache, key) == value
+                right = answer(model, level.cache, ids) == value
                 tally.setdefault(("one level", ratio), []).append((right, level.cache.nbytes))
-            mixtures(model, levels, (key, value, window), picks, tally)
+            mixtures(model, levels, (ids, value, window), picks, tally)
     return [
         Point(
             kind=kind,
@@ -138,17 +139,17 @@ def measure(model: LongtakeModel, rows: int, windows: int, questions: int) -> li
 def mixtures(
     model: LongtakeModel,
     levels: dict[int, Level],
-    asked: tuple[int, int, int],
+    asked: tuple[Sequence[int], int, int],
     picks: np.random.Generator,
     tally: dict[tuple[str, int], list[tuple[bool, int]]],
 ) -> None:
     """Two levels at each budget, windows chosen by the question, at random, and by the truth."""
-    key, value, window = asked
+    ids, value, window = asked
     coarse = levels[COARSE]
     two = two_levels(coarse, levels[FINE])
     count = len(two.windows)
     choices: dict[str, Callable[[], list[float]]] = {
-        "two levels": lambda: score_windows(model, two, (ledger.ASK, key)),
+        "two levels": lambda: score_windows(model, two, ids),
         "random windows": lambda: picks.random(count).tolist(),
         "right window": lambda: [float(n == window) for n in range(count)],
     }
@@ -159,7 +160,7 @@ def mixtures(
             budget = (1 + count * ledger.WINDOW // ratio) * row_bytes
             chosen = choose_windows(two, scores, budget)
             mixed = mix(model, two, coarse.entries, chosen, 2).cache
-            right = answer(model, mixed, key) == value
+            right = answer(model, mixed, ids) == value
             tally.setdefault((kind, ratio), []).append((right, mixed.nbytes))
 
 

@@ -1,12 +1,13 @@
 """A generated retrieval task for summary tokens, and a tiny model trained on it.
 
-A "video" of symbols: frames of 16 tokens; one frame of every window holds four facts among noise,
-the other is noise. A token is the sum of two embeddings, as a patch's feature holds several things:
-a fact's key and its value, or noise twice. The question names a key, the answer is its value. At
-ratio 2 a summary token seldom has more than one fact to carry, at ratio 16 four: what is lost there
-is what reading some windows at a finer level can bring back (`benchmarks/bilevel.py`).
+A "video" of symbols: every frame of 16 tokens shows one scene and six details of it. A token is the
+sum of embeddings, as a patch's feature holds several things at once: the scene's, and either a
+detail's slot and value, or noise twice. The question names a slot and a scene, the answer is the
+value. At ratio 2 a summary token has about one detail to carry, at ratio 16 all six of a frame: the
+scene is easy to keep, details are not. That is what reading some windows at a finer level can bring
+back (`benchmarks/bilevel.py`).
 
-    python benchmarks/ledger.py --out runs/ledger --minutes 40
+    python -m benchmarks.ledger --out runs/ledger --minutes 22
 
 B batch, N visual tokens, Q questions.
 """
@@ -35,18 +36,20 @@ from longtake.train.dialogue import IGNORED
 
 WEIGHTS = Path(__file__).parent / "ledger.safetensors"
 """Of the run that the results in `benchmarks/results/bilevel.md` are from."""
-KEYS, VALUES, NOISE = 256, 64, 32
+SCENES, SLOTS, VALUES, NOISE = 256, 8, 32, 32
 START, ASK, END = 0, 1, 2
-FIRST_KEY = 3
-FIRST_VALUE = FIRST_KEY + KEYS
+FIRST_SCENE = 3
+FIRST_SLOT = FIRST_SCENE + SCENES
+FIRST_VALUE = FIRST_SLOT + SLOTS
 FIRST_NOISE = FIRST_VALUE + VALUES
 VOCABULARY = FIRST_NOISE + NOISE
 FRAME = 16
-FACTS = 4
-"""In one frame of every window."""
-WINDOW = 2 * FRAME
+DETAILS = 6
+"""Of every frame."""
+FRAMES = 2
+"""Of a window."""
+WINDOW = FRAMES * FRAME
 RATIOS = (2, 4, 8, 16)
-MOST_WINDOWS = KEYS // FACTS
 
 SIZES = DecoderConfig(
     hidden=128,
@@ -78,48 +81,54 @@ CURRICULUM = Curriculum(((0.0, (2,)), (0.06, (2, 4)), (0.12, (2, 4, 8)), (0.18, 
 class Ledgers:
     """Rows of symbol videos and questions about them."""
 
-    visual_BN2: Tensor
-    """The two symbols of each token."""
-    keys_BQ: Tensor
+    visual_BN3: Tensor
+    """The three symbols of each token."""
+    asked_BQ2: Tensor
+    """Slot and scene of each question."""
     values_BQ: Tensor
     windows_BQ: Tensor
     """The window that holds each answer."""
 
 
 def draw(rng: np.random.Generator, rows: int, windows: int, questions: int) -> Ledgers:
-    """Rows of `windows` windows; keys are unique in a row, questions ask for distinct ones."""
-    visual = rng.integers(FIRST_NOISE, VOCABULARY, (rows, windows, WINDOW, 2))
-    keys = np.stack([rng.permutation(KEYS)[: windows * FACTS] for _ in range(rows)]) + FIRST_KEY
-    values = rng.integers(FIRST_VALUE, FIRST_NOISE, keys.shape)
-    card = rng.integers(0, 2, (rows, windows)) * FRAME
-    slots = np.argsort(rng.random((rows, windows, FRAME)), axis=-1)[..., :FACTS]
-    places = card[..., None] + slots
-    row, window = np.ogrid[:rows, :windows]
-    shape = (rows, windows, FACTS)
-    visual[row[..., None], window[..., None], places, 0] = keys.reshape(shape)
-    visual[row[..., None], window[..., None], places, 1] = values.reshape(shape)
-    asked = np.stack([rng.permutation(keys.shape[1])[:questions] for _ in range(rows)])
+    """Rows of `windows` windows; scenes are unique in a row, questions ask for distinct ones."""
+    frames = windows * FRAMES
+    scenes = np.stack([rng.permutation(SCENES)[:frames] for _ in range(rows)]) + FIRST_SCENE
+    places, slots = (
+        np.argsort(rng.random((rows, frames, size)), axis=-1)[..., :DETAILS]
+        for size in (FRAME, SLOTS)
+    )
+    values = rng.integers(FIRST_VALUE, FIRST_NOISE, slots.shape)
+    visual = rng.integers(FIRST_NOISE, VOCABULARY, (rows, frames, FRAME, 3))
+    visual[..., 0] = scenes[..., None]
+    row, frame = np.ogrid[:rows, :frames]
+    visual[row[..., None], frame[..., None], places, 1] = slots + FIRST_SLOT
+    visual[row[..., None], frame[..., None], places, 2] = values
+    of_frame = np.stack([rng.permutation(frames)[:questions] for _ in range(rows)])
+    of_detail = rng.integers(0, DETAILS, of_frame.shape)
+    which = (np.arange(rows)[:, None], of_frame, of_detail)
     return Ledgers(
-        torch.from_numpy(visual.reshape(rows, -1, 2)),
-        torch.from_numpy(np.take_along_axis(keys, asked, 1)),
-        torch.from_numpy(np.take_along_axis(values, asked, 1)),
-        torch.from_numpy(asked // FACTS),
+        torch.from_numpy(visual.reshape(rows, -1, 3)),
+        torch.from_numpy(np.stack([slots[which] + FIRST_SLOT, scenes[which[:2]]], -1)),
+        torch.from_numpy(values[which]),
+        torch.from_numpy(of_frame // FRAMES),
     )
 
 
 def features_of(model: LongtakeModel, ledgers: Ledgers) -> Tensor:
     """Visual tokens [B, N, D]."""
-    return model.embed(ledgers.visual_BN2).sum(2)
+    return model.embed(ledgers.visual_BN3).sum(2)
 
 
 def losses_of(model: LongtakeModel, ledgers: Ledgers, ratios: Ratios) -> Losses:
     """Cross-entropy of the values asked for, one question after the other."""
-    rows, questions = ledgers.keys_BQ.shape
+    rows, questions = ledgers.values_BQ.shape
     head_B1 = torch.full((rows, 1), START)
-    asks = torch.full_like(ledgers.keys_BQ, ASK)
-    ids_BS = torch.stack([asks, ledgers.keys_BQ, ledgers.values_BQ], -1).flatten(1)
-    labels_BS = torch.full((rows, questions, 3), IGNORED)
-    labels_BS[..., 2] = ledgers.values_BQ
+    asks_BQ1 = torch.full((rows, questions, 1), ASK)
+    values_BQ1 = ledgers.values_BQ[..., None]
+    ids_BS = torch.cat([asks_BQ1, ledgers.asked_BQ2, values_BQ1], -1).flatten(1)
+    labels_BS = torch.full((rows, questions, 4), IGNORED)
+    labels_BS[..., 3] = ledgers.values_BQ
     sample = [
         Text(head_B1, torch.full_like(head_B1, IGNORED)),
         features_of(model, ledgers),
@@ -227,7 +236,7 @@ def take_step(
     rng = np.random.default_rng([1, step])
     windows = windows_at(rng, progress, run.most)
     rows = max(2, min(64, run.tokens // (windows * WINDOW)))
-    ledgers = draw(rng, rows, windows, min(16, windows * FACTS))
+    ledgers = draw(rng, rows, windows, min(12, windows * FRAMES))
     losses = losses_of(model, ledgers, ratios_at(rng, progress))
     scale = min(1.0, (step + 1) / 100) * min(1.0, 0.05 + (1 - progress) / 0.4)
     for group in optimizer.param_groups:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from longtake.engine import prefill
@@ -127,29 +128,28 @@ class TwoLevelCache(GrowingCache):
 
 @dataclass
 class WindowMass:
-    """How much of a question's attention falls on each window: [L, H, W]."""
+    """How much of each question token's attention falls on each window: [L, H, R, W]."""
 
     windows: Sequence[Window]
     layers: list[Tensor] = field(default_factory=list)
 
-    def __call__(self, layer: int, weights_BHN: Tensor) -> None:
+    def __call__(self, layer: int, weights_BHRN: Tensor) -> None:
         """Called by each layer with the question's attention."""
-        summed_HN = weights_BHN[0].double().cumsum(-1)
-        summed_HN = torch.nn.functional.pad(summed_HN, (1, 0))
-        starts = torch.tensor([window.start for window in self.windows], device=summed_HN.device)
-        stops = torch.tensor([window.stop for window in self.windows], device=summed_HN.device)
-        self.layers.append((summed_HN[:, stops] - summed_HN[:, starts]).cpu())
+        summed_HRN = F.pad(weights_BHRN[0].double().cumsum(-1), (1, 0))
+        starts = torch.tensor([window.start for window in self.windows], device=summed_HRN.device)
+        stops = torch.tensor([window.stop for window in self.windows], device=summed_HRN.device)
+        self.layers.append((summed_HRN[..., stops] - summed_HRN[..., starts]).cpu())
 
     @property
     def scores(self) -> list[float]:
-        """One number per window: over layers and heads, the sum of squared shares.
+        """One number per window: over layers, heads and question tokens, the sum of squared shares.
 
         A head's shares are of its attention on all windows. Squared, a head that looks at one place
-        counts, and one that looks everywhere alike does not (docs/video-xl.md has other rules).
+        counts, and one that looks everywhere alike does not, however much it looks.
         """
-        mass_LHW = torch.stack(self.layers)
-        shares = mass_LHW / mass_LHW.sum(-1, keepdim=True).clamp(min=1e-12)
-        return shares.square().sum((0, 1)).tolist()
+        mass_LHRW = torch.stack(self.layers)
+        shares = mass_LHRW / mass_LHRW.sum(-1, keepdim=True).clamp(min=1e-30)
+        return shares.square().sum((0, 1, 2)).tolist()
 
 
 def score_windows(model: LongtakeModel, two: TwoLevelCache, ids: Sequence[int]) -> list[float]:

@@ -50,13 +50,13 @@ class Observer:
         self._starts_T = torch.tensor([entry.start for entry in entries], dtype=torch.int64)
         self._stops_T = torch.tensor([entry.stop for entry in entries], dtype=torch.int64)
 
-    def __call__(self, layer: int, weights_BHN: Tensor) -> None:
-        """Called by each layer with the last query's attention; stays on its device."""
-        if self.mass_T.device != weights_BHN.device:
-            self.mass_T = self.mass_T.to(weights_BHN.device)
-            self._starts_T = self._starts_T.to(weights_BHN.device)
-            self._stops_T = self._stops_T.to(weights_BHN.device)
-        summed = F.pad(weights_BHN.sum((0, 1), dtype=torch.float64).cumsum(0), (1, 0))
+    def __call__(self, layer: int, weights_BHRN: Tensor) -> None:
+        """Called by each layer with the last queries' attention; stays on its device."""
+        if self.mass_T.device != weights_BHRN.device:
+            self.mass_T = self.mass_T.to(weights_BHRN.device)
+            self._starts_T = self._starts_T.to(weights_BHRN.device)
+            self._stops_T = self._stops_T.to(weights_BHRN.device)
+        summed = F.pad(weights_BHRN.sum((0, 1, 2), dtype=torch.float64).cumsum(0), (1, 0))
         last = len(summed) - 1  # a prompt that was cut short has frames behind its end
         ends, begins = self._stops_T.clamp(max=last), self._starts_T.clamp(max=last)
         self.mass_T += (summed[ends] - summed[begins]).float()

@@ -52,7 +52,7 @@ def attend_masked(
 
 
 def last_row_weights(q_BHSE: Tensor, k_BKNE: Tensor, rows: int = 1) -> Tensor:
-    """Attention of the last `rows` queries over all keys, summed over them: [B, H, N], fp32.
+    """Attention of the last `rows` queries (R, or fewer) over all keys: [B, H, R, N], fp32.
 
     Only these rows exist at any time, never the whole matrix.
     """
@@ -62,7 +62,7 @@ def last_row_weights(q_BHSE: Tensor, k_BKNE: Tensor, rows: int = 1) -> Tensor:
     if q_BKGRE.shape[3] > 1:
         later = torch.ones(scores.shape[3:], dtype=torch.bool, device=scores.device)
         scores = scores.masked_fill(later.triu(keys - scores.shape[3] + 1), -torch.inf)
-    return scores.softmax(-1).sum(3).flatten(1, 2)
+    return scores.softmax(-1).flatten(1, 2)
 
 
 def _has_flash(q_BHSE: Tensor) -> bool:

@@ -61,9 +61,9 @@ class Step:
     mask_BSN: Tensor | None = None
     """Which keys each query may see (true); None is plain causal."""
     observe: Callable[[int, Tensor], None] | None = None
-    """Called with (layer, attention of the last queries [B, H, N]) where evidence is wanted."""
+    """Called with (layer, attention of the last queries [B, H, R, N]) where it is wanted."""
     observed: int = 1
-    """How many of the last queries are observed; their attention is summed."""
+    """How many of the last queries are observed: R."""
 
 
 Between = Callable[[int, Tensor, Step], tuple[Tensor, Step]]
