@@ -1,11 +1,11 @@
 """A generated retrieval task for summary tokens, and a tiny model trained on it.
 
-A "video" of symbols: every frame of 16 tokens shows one scene and six details of it. A token is the
-sum of embeddings, as a patch's feature holds several things at once: the scene's, and either a
-detail's slot and value, or noise twice. The question names a slot and a scene, the answer is the
-value. At ratio 2 a summary token has about one detail to carry, at ratio 16 all six of a frame: the
-scene is easy to keep, details are not. That is what reading some windows at a finer level can bring
-back (`benchmarks/bilevel.py`).
+A "video" of symbols: one frame of every window shows a scene and four facts, the other is noise. A
+token is the sum of embeddings, as a patch's feature holds several things at once: in the frame of a
+scene the scene's, and either a fact's key and value or noise twice. A key belongs to one scene. The
+question names a key, the answer is its value. At ratio 2 a summary token seldom has more than one
+fact to carry, at ratio 16 four: the scene is easy to keep, facts are not. What is
+lost there is what reading some windows at a finer level can bring back (`benchmarks/bilevel.py`).
 
     python -m benchmarks.ledger --out runs/ledger --minutes 22
 
@@ -36,19 +36,16 @@ from longtake.train.dialogue import IGNORED
 
 WEIGHTS = Path(__file__).parent / "ledger.safetensors"
 """Of the run that the results in `benchmarks/results/bilevel.md` are from."""
-SCENES, SLOTS, VALUES, NOISE = 256, 8, 32, 32
+SCENES, FACTS, VALUES, NOISE = 64, 4, 64, 32
+"""FACTS are of every scene; each has a key of its own."""
 START, ASK, END = 0, 1, 2
 FIRST_SCENE = 3
-FIRST_SLOT = FIRST_SCENE + SCENES
-FIRST_VALUE = FIRST_SLOT + SLOTS
+FIRST_KEY = FIRST_SCENE + SCENES
+FIRST_VALUE = FIRST_KEY + SCENES * FACTS
 FIRST_NOISE = FIRST_VALUE + VALUES
 VOCABULARY = FIRST_NOISE + NOISE
 FRAME = 16
-DETAILS = 6
-"""Of every frame."""
-FRAMES = 2
-"""Of a window."""
-WINDOW = FRAMES * FRAME
+WINDOW = 2 * FRAME
 RATIOS = (2, 4, 8, 16)
 
 SIZES = DecoderConfig(
@@ -83,35 +80,32 @@ class Ledgers:
 
     visual_BN3: Tensor
     """The three symbols of each token."""
-    asked_BQ2: Tensor
-    """Slot and scene of each question."""
+    keys_BQ: Tensor
+    """What each question asks for."""
     values_BQ: Tensor
     windows_BQ: Tensor
     """The window that holds each answer."""
 
 
 def draw(rng: np.random.Generator, rows: int, windows: int, questions: int) -> Ledgers:
-    """Rows of `windows` windows; scenes are unique in a row, questions ask for distinct ones."""
-    frames = windows * FRAMES
-    scenes = np.stack([rng.permutation(SCENES)[:frames] for _ in range(rows)]) + FIRST_SCENE
-    places, slots = (
-        np.argsort(rng.random((rows, frames, size)), axis=-1)[..., :DETAILS]
-        for size in (FRAME, SLOTS)
-    )
-    values = rng.integers(FIRST_VALUE, FIRST_NOISE, slots.shape)
-    visual = rng.integers(FIRST_NOISE, VOCABULARY, (rows, frames, FRAME, 3))
-    visual[..., 0] = scenes[..., None]
-    row, frame = np.ogrid[:rows, :frames]
-    visual[row[..., None], frame[..., None], places, 1] = slots + FIRST_SLOT
-    visual[row[..., None], frame[..., None], places, 2] = values
-    of_frame = np.stack([rng.permutation(frames)[:questions] for _ in range(rows)])
-    of_detail = rng.integers(0, DETAILS, of_frame.shape)
-    which = (np.arange(rows)[:, None], of_frame, of_detail)
+    """Rows of `windows` windows; scenes are unique in a row, questions ask for distinct keys."""
+    scenes = np.stack([rng.permutation(SCENES)[:windows] for _ in range(rows)])
+    visual = rng.integers(FIRST_NOISE, VOCABULARY, (rows, windows, 2, FRAME, 3))
+    row, window = np.ogrid[:rows, :windows]
+    shown = rng.integers(0, 2, (rows, windows))
+    visual[row, window, shown, :, 0] = scenes[..., None] + FIRST_SCENE
+    places = np.argsort(rng.random((rows, windows, FRAME)), axis=-1)[..., :FACTS]
+    keys = scenes[..., None] * FACTS + np.arange(FACTS) + FIRST_KEY
+    values = rng.integers(FIRST_VALUE, FIRST_NOISE, keys.shape)
+    where = (row[..., None], window[..., None], shown[..., None], places)
+    visual[(*where, 1)], visual[(*where, 2)] = keys, values
+    asked = np.stack([rng.permutation(windows * FACTS)[:questions] for _ in range(rows)])
+    flat_keys, flat_values = keys.reshape(rows, -1), values.reshape(rows, -1)
     return Ledgers(
         torch.from_numpy(visual.reshape(rows, -1, 3)),
-        torch.from_numpy(np.stack([slots[which] + FIRST_SLOT, scenes[which[:2]]], -1)),
-        torch.from_numpy(values[which]),
-        torch.from_numpy(of_frame // FRAMES),
+        torch.from_numpy(np.take_along_axis(flat_keys, asked, 1)),
+        torch.from_numpy(np.take_along_axis(flat_values, asked, 1)),
+        torch.from_numpy(asked // FACTS),
     )
 
 
@@ -124,11 +118,10 @@ def losses_of(model: LongtakeModel, ledgers: Ledgers, ratios: Ratios) -> Losses:
     """Cross-entropy of the values asked for, one question after the other."""
     rows, questions = ledgers.values_BQ.shape
     head_B1 = torch.full((rows, 1), START)
-    asks_BQ1 = torch.full((rows, questions, 1), ASK)
-    values_BQ1 = ledgers.values_BQ[..., None]
-    ids_BS = torch.cat([asks_BQ1, ledgers.asked_BQ2, values_BQ1], -1).flatten(1)
-    labels_BS = torch.full((rows, questions, 4), IGNORED)
-    labels_BS[..., 3] = ledgers.values_BQ
+    asks = torch.full_like(ledgers.keys_BQ, ASK)
+    ids_BS = torch.stack([asks, ledgers.keys_BQ, ledgers.values_BQ], -1).flatten(1)
+    labels_BS = torch.full((rows, questions, 3), IGNORED)
+    labels_BS[..., 2] = ledgers.values_BQ
     sample = [
         Text(head_B1, torch.full_like(head_B1, IGNORED)),
         features_of(model, ledgers),
@@ -236,7 +229,7 @@ def take_step(
     rng = np.random.default_rng([1, step])
     windows = windows_at(rng, progress, run.most)
     rows = max(2, min(64, run.tokens // (windows * WINDOW)))
-    ledgers = draw(rng, rows, windows, min(12, windows * FRAMES))
+    ledgers = draw(rng, rows, windows, min(12, windows * FACTS))
     losses = losses_of(model, ledgers, ratios_at(rng, progress))
     scale = min(1.0, (step + 1) / 100) * min(1.0, 0.05 + (1 - progress) / 0.4)
     for group in optimizer.param_groups:
