@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from benchmarks import ledger
 
-from longtake.bilevel import TwoLevelCache, choose_windows, score_windows
+from longtake.bilevel import Fine, TwoLevelCache, choose_windows, score_windows
 from longtake.condense import Condense, Level, condense
 from longtake.engine import prefill
 from longtake.mixing import mix
@@ -65,7 +65,7 @@ def read(model: LongtakeModel, visual: VisualTokens, ratios: Sequence[int]) -> l
         Level(
             model=model,
             cache=GrowingCache(),
-            chooser=Ratios(choices=(ratio,)).chooser(0),
+            ratios=Ratios(choices=(ratio,)),
             place="interleave",
         )
         for ratio in ratios
@@ -158,7 +158,7 @@ def mixtures(
         scores = scores_of()
         for ratio in BYTES_OF:
             budget = (1 + count * ledger.WINDOW // ratio) * row_bytes
-            chosen = choose_windows(two, scores, budget)
+            chosen = choose_windows(two, scores, Fine(ratio=FINE, budget=budget))
             mixed = mix(model, two, coarse.entries, chosen, 2).cache
             right = answer(model, mixed, ids) == value
             tally.setdefault((kind, ratio), []).append((right, mixed.nbytes))

@@ -127,7 +127,7 @@ def losses_of(model: LongtakeModel, ledgers: Ledgers, ratios: Ratios) -> Losses:
         features_of(model, ledgers),
         Text(ids_BS, labels_BS.flatten(1)),
     ]
-    return condensed_losses(model, sample, ratios.chooser(0), WINDOW)
+    return condensed_losses(model, sample, ratios.chooser(), WINDOW)
 
 
 def new_model(seed: int = 0) -> LongtakeModel:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import longtake.condense
 from longtake.api import load
-from longtake.bilevel import Fine, TwoLevelCache, choose_windows, score_windows
+from longtake.bilevel import AsideCache, Fine, TwoLevelCache, choose_windows, score_windows
 from longtake.condense import Condense, Seen, condense, interval_plan
 from longtake.engine import prefill
 from longtake.errors import CapacityError, CheckpointError, OptionError, PromptError, StoreError
@@ -313,15 +313,15 @@ def test_windows_that_are_looked_at_come_first_and_fit() -> None:
     assert two.get_seq_length() == memory.length
     row = two.coarse_bytes // memory.length
     for budget in (two.coarse_bytes, two.coarse_bytes + 700 * row, 10**9):
-        chosen = choose_windows(two, scores, budget)
+        chosen = choose_windows(two, scores, Fine(ratio=2, budget=budget))
         mixed = mix(system.model, two, memory.entries, chosen, 0)
         assert mixed.cache.nbytes <= budget
-    assert choose_windows(two, [0, 3, 0, 2, 1], two.coarse_bytes + 630 * row) == (1,)
-    assert choose_windows(two, [0, 3, 0, 2, 1], two.coarse_bytes + 2 * 630 * row) == (1, 3)
     # the last window is short: what no other fits may fit it
-    assert choose_windows(two, [0, 3, 0, 2, 1], two.coarse_bytes + 200 * row) == (4,)
+    for rows, expected in ((630, (1,)), (2 * 630, (1, 3)), (200, (4,)), (0, ())):
+        fine = Fine(ratio=2, budget=two.coarse_bytes + rows * row)
+        assert choose_windows(two, [0, 3, 0, 2, 1], fine) == expected
     with pytest.raises(OptionError, match="more than the budget"):
-        choose_windows(two, scores, two.coarse_bytes - 1)
+        choose_windows(two, scores, Fine(ratio=2, budget=two.coarse_bytes - 1))
 
 
 def test_a_budget_too_small_is_refused_before_the_work() -> None:
@@ -334,7 +334,7 @@ def test_a_budget_too_small_is_refused_before_the_work() -> None:
 
 def test_the_budget_is_the_questions_and_may_change() -> None:
     system, memory, two = two_level()
-    other = replace(system, fine=replace(system.fine, budget=two.coarse_bytes))
+    other = system.variant(budget=two.coarse_bytes)
     assert other.fingerprint == system.fingerprint
     assert replace(system, fine=Fine(ratio=4, budget=10**9)).fingerprint != system.fingerprint
     with pytest.raises(PromptError, match="another checkpoint"):
@@ -426,7 +426,10 @@ def test_a_memory_saved_and_loaded_gives_equal_logits(
     memory = watch(system)
     written = system.options(max_new_tokens=6)
     before = system.ask(memory, QUESTION, written)
-    loaded = load_memory(save_memory(memory, tmp_path / "film.longtake"))
+    loaded = load_memory(save_memory(memory, tmp_path / "film.longtake"), "cpu")
+    if isinstance(loaded.cache, TwoLevelCache):
+        assert isinstance(loaded.cache.fine, AsideCache)
+        assert loaded.cache.fine.where == options.get("fine_on", "memory")
     assert torch.equal(logits(system, loaded), logits(system, memory))
     after = system.ask(loaded, QUESTION, written)
     assert (after.ids, after.evidence) == (before.ids, before.evidence)
@@ -511,22 +514,25 @@ def test_a_failed_write_leaves_the_old_file(
         ({"fine": 2, "budget": 0, "ratio": 8}, "budget must be at least one byte"),
         ({"fine": 2, "budget": "1 parsec", "ratio": 8}, "budget must be bytes such as 300MiB"),
         ({"fine": 8, "budget": "1GB", "ratio": 8}, "must be smaller than 8"),
+        ({"ratio": 8.0}, "whole numbers from 1"),
+        ({"ratio": "9" * 5000}, "whole numbers such as 8"),
+        ({"mix": 5}, "mix 5 is unknown"),
+        ({"mix": "adapt-" + "9" * 50}, "is unknown"),
+        ({"window": 10**18}, "from 1 to 10000000"),
+        ({"dynamic": "yes"}, "dynamic must be true or false"),
+        ({"fine": 2, "ratio": 8, "budget": "9" * 400}, "budget must be bytes"),
+        ({"ratio": 8, "dynamic": True, "average_ratio": 16}, "larger than 8, the largest"),
         ({"fine": 7, "budget": "1GB", "ratio": 8}, "ratio 7 does not divide"),
         ({"fine": 2, "budget": "1GB", "ratio": 8, "fine_on": "tape"}, "in memory or on disk"),
         ({"fine": 2, "budget": "1GB", "ratio": 8, "kv": "int8"}, "leave kv or fine out"),
         ({"kv": "int3"}, "kv 'int3' is unknown; choose full, int8, int4"),
-        ({"colour": 3}, "video_xl has no option 'colour'; it has ratio"),
+        ({"colour": 3}, "video_xl has no option 'colour'; it has kv, ratio"),
     ],
 )
 def test_bad_options_are_one_clear_line(options: dict[str, Any], words: str) -> None:
     with pytest.raises(OptionError, match=words) as error:
         tiny().variant(**options)
     assert "\n" not in str(error.value)
-
-
-def test_an_average_that_cannot_be_is_told() -> None:
-    with pytest.raises(OptionError, match="the largest allowed, makes"):
-        watch(tiny().variant(ratio="2,4", dynamic=True, average_ratio=8), 33)
 
 
 @pytest.mark.parametrize(
@@ -540,6 +546,9 @@ def test_an_average_that_cannot_be_is_told() -> None:
         ("beacon_param", ["q", "mlp"], "expected some of q, k, v"),
         ("beacon_ratio", [], "beacon_ratio is"),
         ("beacon_ratio", "8", "beacon_ratio is '8'"),
+        ("beacon_ratio", [0], "config.json: beacon fields: ratio must be"),
+        ("beacon_ratio_mix", "dice", "config.json: beacon fields: mix 'dice' is unknown"),
+        ("beacon_param", [["q"]], "expected some of q, k, v"),
         ("beacon_window", -1, "beacon_window is -1"),
         ("beacon_pos", "first", "beacon_pos is 'first'"),
         ("mm_patch_merge_type", None, "mm_patch_merge_type is None"),
@@ -589,3 +598,136 @@ def test_a_larger_remainder_than_the_next_ratio_is_given_up() -> None:
     wide = tiny().variant(ratio="2,4,8,16,32", dynamic=True, average_ratio=12)
     total = sum(window.stop - window.start for window in watch(wide, 33).windows)
     assert total <= 33 * 144 // 12
+
+
+def test_options_go_on_from_what_was_chosen() -> None:
+    system = tiny().variant(ratio=16, fine=2, budget="1GiB")
+    assert system.variant(seed=3).fine == system.fine
+    assert system.variant(fine=4).fine == Fine(ratio=4, budget=2**30)
+    assert system.variant(budget="2GiB", fine_on="disk").fine == Fine(
+        ratio=2, budget=2**31, where="disk"
+    )
+    with pytest.raises(OptionError, match="leave kv or fine out"):
+        system.variant(kv="int8")
+    cutting = tiny().variant(ratio=8, dynamic=True, longest=9)
+    assert cutting.variant(ratio=4).condense.intervals == Intervals(longest=9)
+    assert cutting.variant(shortest=2).condense.intervals == Intervals(longest=9, shortest=2)
+    assert cutting.variant(dynamic=False).condense.intervals is None
+
+
+def test_adapt_looks_at_the_video_while_it_is_watched() -> None:
+    """Watching, a whole prompt and a survey choose alike: by all tokens, not by those so far."""
+    system = tiny().variant(ratio="2,4,8,16", mix="adapt-62000")
+    # (32768 - 1440) r + 1440 positions must hold 62000 and the video: 2 does for none, 4 for one
+    memory = watch(system, 21)
+    assert [window.ratio for window in memory.windows] == [4, 4, 4]
+    assert [window.ratio for window in watch(system, 1).windows] == [2]
+
+
+def test_an_average_holds_where_nothing_is_cut() -> None:
+    system = tiny().variant(ratio="2,4,8", dynamic=True, average_ratio=8)
+    still = noise(1, seed=2, height=60, width=80).pixels_TCHW.expand(21, -1, -1, -1)
+    frames = replace(noise(21, height=60, width=80), pixels_TCHW=still.clone())
+    for memory, tokens in (
+        (system.watch(frames, max_frames=21), 21 * 144),
+        (watch(system, 2), 2 * 144),
+        (system.watch(still[0].clone()), 288),
+    ):
+        kept = sum(window.stop - window.start for window in memory.windows)
+        assert 0 < kept <= tokens // 8
+
+
+def test_a_prompt_that_was_cut_short_is_still_condensed() -> None:
+    """Frames behind the cut have no tokens, so their intervals have none."""
+    system = tiny().variant(ratio=8, dynamic=True)
+    tokens = tokens_of(system, scenes(33))
+    for limit in (50, 500, 1500, 4600):
+        options = system.options(max_new_tokens=2)
+        assert len(system.complete("a<image>b", [tokens], options, limit=limit).ids) == 2
+
+
+def test_saving_while_answering_is_refused(tmp_path: Path) -> None:
+    system = tiny().variant(ratio=8)
+    memory = watch(system, 12)
+    quiet = system.ask(memory, QUESTION, system.options(max_new_tokens=6))
+
+    def interfere(piece: str) -> None:
+        with pytest.raises(PromptError, match="is answering a question"):
+            save_memory(memory, tmp_path / "film")
+
+    answer = system.ask(memory, QUESTION, system.options(max_new_tokens=6, on_text=interfere))
+    assert answer.ids == quiet.ids
+
+
+def test_a_disk_without_room_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("longtake.bilevel.os.posix_fallocate", full)
+    system = tiny().variant(ratio=16, fine=2, budget="1GiB", fine_on="disk")
+    with pytest.raises(CapacityError, match=r"no room for .* bytes .*No space left.* TMPDIR"):
+        watch(system, 12)
+
+
+def test_a_long_question_is_scored_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In blocks, and a few rows at a time, as in one."""
+    system, _, two = two_level()
+    ids = system.tokens(" ".join([QUESTION] * 24))
+    whole = score_windows(system.model, two, ids)
+    monkeypatch.setitem(longtake.engine.PREFILL_BLOCK, "cpu", 50)
+    monkeypatch.setattr("longtake.parts.attention.OBSERVED_ROWS", 7)
+    parts = score_windows(system.model, two, ids)
+    assert len(ids) > 100
+    torch.testing.assert_close(torch.tensor(parts), torch.tensor(whole), rtol=1e-4, atol=0)
+
+
+def test_each_video_draws_its_ratios_anew() -> None:
+    memory = tiny().watch(scenes(21), scenes(21), max_frames=21)
+    ratios = [window.ratio for window in memory.windows]
+    assert ratios == [2, 8, 4, 2, 8, 4]
+
+
+def test_sizes_are_planned_by_the_ratios_that_will_be_drawn() -> None:
+    system = tiny().variant(ratio="2,16", mix="listed")
+    assert system.kept(33 * 144) == 720 + 3 * 90 - 63
+    assert watch(system, 33).length - 15 == system.kept(33 * 144)
+    assert tiny().kept(33 * 144) == watch(tiny(), 33).length - 15
+    tight = tiny().variant(ratio="2,32", mix="listed", fine=2, budget=1100 * 1024)
+    assert watch(tight, 33).length <= 1100
+
+
+def test_a_budget_that_the_text_exceeds_is_refused_when_watching() -> None:
+    system = tiny().variant(ratio=8, fine=2, budget=(21 * 18 + 10) * 1024)
+    with pytest.raises(OptionError, match="more than the budget"):
+        watch(system, 21)
+
+
+def test_costs_are_told_of_packed_memories() -> None:
+    options = {"ratio": 8, "kv": "int8"}
+    full, packed = (
+        inspect_model(str(CHECKPOINT), device="cpu", options=chosen, frame_counts=(40,)).costs[0]
+        for chosen in ({"ratio": 8}, options)
+    )
+    assert packed.kept == full.kept
+    assert 3 < full.cache_bytes / packed.cache_bytes < 4
+
+
+def test_complete_holds_a_memory_as_watching_does() -> None:
+    system = tiny().variant(ratio=8, kv="int4")
+    options = system.options(max_new_tokens=8)
+    prompt = system.template.prompt(f"<image>\n{QUESTION}")
+    whole = system.complete(prompt, [tokens_of(system, scenes(12))], options)
+    assert system.ask(watch(system, 12), QUESTION, options).ids == whole.ids
+
+
+def test_a_memory_that_lies_is_told(tmp_path: Path) -> None:
+    good = save_memory(watch(tiny().variant(ratio=16), 12), tmp_path / "good")
+    header = json.loads(_header(good))
+    for length in (5, "9"):
+        header["memory"]["length"] = length
+        other = tmp_path / f"length-{length}"
+        save_file(load_file(good), other, {"longtake": json.dumps(header)})
+        with pytest.raises(StoreError, match="does not hold what its header says"):
+            load_memory(other, "cpu")
+    with pytest.raises(OptionError, match="cannot be used here"):
+        load_memory(good, "cuda:9")

@@ -61,6 +61,10 @@ def answer(
     `features_D`: of the memory's last position, for an answer that follows without a word.
     """
     cache = continuable(memory)
+    held = cache.layers[0].keys if cache.layers else None
+    if held is not None and held.device.type != speaker.model.device.type:
+        where = f"on {held.device.type}, the model on {speaker.model.device.type}"
+        raise PromptError(f"this memory is {where}; load it with that device")
     observer = Observer(memory.entries if options.evidence else ())
     observe = observer if observer.entries else None
     began = time.perf_counter()
@@ -93,6 +97,14 @@ def answer(
         finish=out.finish,
         stats=stats,
     )
+
+
+def beyond_training(window: int | None, tokens: int) -> tuple[str, ...]:
+    """A warning if there are more tokens than the checkpoint was trained to read."""
+    if window is None or tokens <= window:
+        return ()
+    trained = f"the {window} this checkpoint was trained to read"
+    return (f"{tokens} tokens are more than {trained}; answers may suffer (nothing was cut)",)
 
 
 def continuable(memory: Memory) -> GrowingCache:

@@ -11,20 +11,20 @@ Letters: B batch, H heads, K key/value heads, N rows, E head width, W windows, L
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from longtake.engine import prefill
-from longtake.errors import OptionError
+from longtake.errors import CapacityError, OptionError
 from longtake.model import LongtakeModel
-from longtake.parts.cache import GrowingCache, GrowingLayer, kv_bytes_per_token
+from longtake.parts.cache import GrowingCache, GrowingLayer
 from longtake.types import Entry, Window
 
 
@@ -57,20 +57,42 @@ class AsideLayer(GrowingLayer):
         """Room that is not on the device."""
         if not self.on_disk:
             return torch.empty(shape, dtype=like.dtype)
+        count = torch.Size(shape).numel()
         with tempfile.TemporaryDirectory(prefix="longtake-") as folder:
             # the name goes at once; the mapping keeps the file until the tensor is let go
-            name, count = str(Path(folder) / "rows"), torch.Size(shape).numel()
-            return torch.from_file(name, shared=True, size=count, dtype=like.dtype).view(shape)
+            name = Path(folder) / "rows"
+            take_room(name, count * like.dtype.itemsize)
+            rows = torch.from_file(str(name), shared=True, size=count, dtype=like.dtype)
+            return rows.view(shape)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Append; returns all keys and values where the new ones are."""
-        held = super().update(key_states, value_states)
-        return tuple(part.to(key_states.device) for part in held)
+        self.keep(key_states, value_states)
+        return tuple(cast(Tensor, part).to(key_states.device) for part in (self.keys, self.values))
 
     def peek(self, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]:
         """All keys and values and these behind them, where these are; nothing is kept of these."""
         keys, values = super().peek(key_states, value_states)
         return keys.to(key_states.device), values.to(key_states.device)
+
+
+def take_room(file: Path, size: int) -> None:
+    """Make a file of so many bytes. Raises CapacityError if the disk has no room for them.
+
+    A file that only claims its size would end the program when a row is written that does not fit.
+    """
+    try:
+        with file.open("wb") as made:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(made.fileno(), 0, size)
+            else:
+                made.truncate(size)
+    except OSError as error:
+        where = file.parent.parent
+        raise CapacityError(
+            f"{where} has no room for {size} bytes of the finer copy ({error.strerror}); "
+            "free some, set TMPDIR to another folder, or keep it in memory"
+        ) from error
 
 
 class DiskLayer(AsideLayer):
@@ -127,71 +149,65 @@ class TwoLevelCache(GrowingCache):
 
 
 @dataclass
-class WindowMass:
-    """How much of each question token's attention falls on each window: [L, H, R, W]."""
+class WindowScores:
+    """How much a question looks at each window: over layers, heads and its tokens, squared shares.
 
-    windows: Sequence[Window]
-    layers: list[Tensor] = field(default_factory=list)
+    A head's shares are of its attention on all windows. Squared, a head that looks at one place
+    counts, and one that looks everywhere alike does not, however much it looks.
+    """
+
+    owner_N: Tensor
+    """The window of each row of the coarse copy; one past the last window for text."""
+    scores_W: Tensor
+
+    @classmethod
+    def of(cls, two: TwoLevelCache) -> WindowScores:
+        """None yet."""
+        owner = torch.full((two.get_seq_length(),), len(two.windows))
+        for number, window in enumerate(two.windows):
+            owner[window.start : window.stop] = number
+        return cls(owner.to(two.device), torch.zeros(len(two.windows), device=two.device))
 
     def __call__(self, layer: int, weights_BHRN: Tensor) -> None:
-        """Called by each layer with the question's attention."""
-        summed_HRN = F.pad(weights_BHRN[0].double().cumsum(-1), (1, 0))
-        starts = torch.tensor([window.start for window in self.windows], device=summed_HRN.device)
-        stops = torch.tensor([window.stop for window in self.windows], device=summed_HRN.device)
-        self.layers.append((summed_HRN[..., stops] - summed_HRN[..., starts]).cpu())
-
-    @property
-    def scores(self) -> list[float]:
-        """One number per window: over layers, heads and question tokens, the sum of squared shares.
-
-        A head's shares are of its attention on all windows. Squared, a head that looks at one place
-        counts, and one that looks everywhere alike does not, however much it looks.
-        """
-        mass_LHRW = torch.stack(self.layers)
-        shares = mass_LHRW / mass_LHRW.sum(-1, keepdim=True).clamp(min=1e-30)
-        return shares.square().sum((0, 1, 2)).tolist()
+        """Called by each layer with the attention of some of the question's tokens."""
+        on_memory = weights_BHRN[0, ..., : len(self.owner_N)]
+        mass = on_memory.new_zeros(*on_memory.shape[:2], len(self.scores_W) + 1)
+        mass = mass.index_add_(2, self.owner_N, on_memory)[..., :-1]
+        shares = mass / mass.sum(-1, keepdim=True).clamp(min=1e-30)
+        self.scores_W += shares.square().sum((0, 1))
 
 
 def score_windows(model: LongtakeModel, two: TwoLevelCache, ids: Sequence[int]) -> list[float]:
     """How much a question looks at each window, from reading it behind the coarse copy."""
-    mass, length = WindowMass(two.windows), two.get_seq_length()
+    scores, length = WindowScores.of(two), two.get_seq_length()
     x_SD = model.embed(torch.tensor(ids, dtype=torch.int64, device=model.device))
     try:
-        prefill(model, iter([x_SD]), two, observe=mass, observed=len(ids))
+        prefill(model, iter([x_SD]), two, observe=scores, observe_all=True)
     finally:
         two.rewind(length)
-    return mass.scores
+    return [float(score) for score in scores.scores_W.tolist()]
 
 
-def check_budget(model: LongtakeModel, rows: int, fine: Fine) -> None:
-    """Raise OptionError before the work if not even the coarse copy's rows fit the budget."""
-    sizes = model.config
-    each = kv_bytes_per_token(
-        sizes.num_hidden_layers, sizes.num_key_value_heads, sizes.head_dim, model.compute_dtype
-    )
-    if rows * each > fine.budget:
+def check_budget(taken: int, fine: Fine) -> None:
+    """Raise OptionError if not even the coarse copy, of so many bytes, fits the budget."""
+    if taken > fine.budget:
         raise OptionError(
-            f"the coarse copy takes {rows * each} bytes, more than the budget of {fine.budget}; "
+            f"the coarse copy takes {taken} bytes, more than the budget of {fine.budget}; "
             "raise the budget, or the ratio"
         )
 
 
-def choose_windows(two: TwoLevelCache, scores: Sequence[float], budget: int) -> tuple[int, ...]:
+def choose_windows(two: TwoLevelCache, scores: Sequence[float], fine: Fine) -> tuple[int, ...]:
     """Windows to read at the finer level, best first as long as they fit the budget, in order.
 
     Raises OptionError if not even the coarse copy fits.
     """
     row = two.coarse_bytes // two.get_seq_length()
-    left = budget - two.coarse_bytes
-    if left < 0:
-        raise OptionError(
-            f"the coarse copy takes {two.coarse_bytes} bytes, more than the budget of {budget}; "
-            "raise the budget"
-        )
-    chosen = []
+    check_budget(two.coarse_bytes, fine)
+    left, chosen = fine.budget - two.coarse_bytes, []
     for n in sorted(range(len(scores)), key=lambda n: (-scores[n], n)):
-        coarse, fine = two.windows[n], two.fine_windows[n]
-        more = ((fine.stop - fine.start) - (coarse.stop - coarse.start)) * row
+        coarse, finer = two.windows[n], two.fine_windows[n]
+        more = ((finer.stop - finer.start) - (coarse.stop - coarse.start)) * row
         if more <= left:
             chosen.append(n)
             left -= more

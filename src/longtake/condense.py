@@ -23,11 +23,21 @@ from longtake.engine import prefill
 from longtake.errors import OptionError
 from longtake.model import LongtakeModel
 from longtake.parts.cache import GrowingCache
-from longtake.parts.intervals import Intervals, cut, information, ratios_for, similarities
+from longtake.parts.intervals import (
+    Intervals,
+    cut,
+    information,
+    pieces_of,
+    ratios_for,
+    similarities,
+)
 from longtake.parts.splice import rechunk
 from longtake.parts.summary import Rows, SummaryDecoder
-from longtake.parts.windows import Chooser, Place, Plan, Ratios
+from longtake.parts.windows import Chooser, Place, Plan, Ratios, planned
 from longtake.types import Entry, VisualTokens, Window
+
+MOST_WINDOW = 10**7
+"""Tokens; no device reads that many at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +52,25 @@ class Condense:
     """Cut windows where the content changes; None keeps them at `window`."""
 
     def __post_init__(self) -> None:
-        if type(self.window) is not int or self.window < 1:
-            raise OptionError(f"window must be a whole number from 1, got {self.window!r}")
+        if type(self.window) is not int or not 1 <= self.window <= MOST_WINDOW:
+            found = f"got {self.window!r}"
+            raise OptionError(f"window must be a whole number from 1 to {MOST_WINDOW}, {found}")
         if self.place not in ("interleave", "append"):
             raise OptionError(f"place {self.place!r} is unknown; choose interleave or append")
+
+    def summaries(self, tokens: int, expected: int) -> int:
+        """How many summaries a visual of so many tokens leaves, at most.
+
+        `expected`: tokens of the whole sequence. With intervals of unknown length every window may
+        get the smallest ratio, unless an average is given. Raises OptionError for ratios that fit
+        no window.
+        """
+        if self.intervals is not None:
+            return tokens // (self.intervals.average or self.ratios.smallest)
+        full, rest = divmod(tokens, self.window)
+        sizes = chain(repeat(self.window, full), [rest] if rest else [])
+        chooser = self.ratios.chooser(lambda: expected)
+        return sum(plan.summaries for plan in planned(sizes, chooser, self.place))
 
 
 @dataclass(kw_only=True)
@@ -54,12 +79,16 @@ class Level:
 
     model: LongtakeModel
     cache: GrowingCache
-    chooser: Chooser
+    ratios: Ratios
     place: Place
+    expected: Callable[[], int] = int
+    """Says how many tokens the whole sequence has before it is condensed."""
     windows: list[Window] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
     features_D: Tensor | None = None
     """Of the last position that is no summary."""
+    _chooser: Chooser | None = None
+    """Of the visual being read; each begins anew."""
     _ends: list[Tensor] = field(default_factory=list)
     """Of the visual being read: the last visual token of each summary."""
     _read: int = 0
@@ -72,13 +101,14 @@ class Level:
         self.features_D = prefill(self.model, iter([x_SD]), self.cache)
 
     @torch.no_grad()
-    def take(self, features_ND: Tensor, visual: int, ratio: int | None = None) -> Tensor:
-        """Read one window and keep its summaries; features [S, D] of all its rows.
+    def take(self, features_ND: Tensor, visual: int, ratio: int | None = None) -> None:
+        """Read one window and keep its summaries.
 
         `ratio`: instead of the chooser's; such a window stands for itself, nothing is carried.
         """
         raw, carried = len(features_ND), self._carried if ratio is None else 0
-        chosen = self.chooser.ratio(raw) if ratio is None else ratio
+        self._chooser = self._chooser or self.ratios.chooser(self.expected)
+        chosen = self._chooser.ratio(raw) if ratio is None else ratio
         plan = Plan.after(carried, raw, chosen, self.place)
         past, rows = self.cache.get_seq_length(), plan.is_summary()
         x_BND = features_ND[None].to(self.model.compute_dtype)
@@ -90,7 +120,6 @@ class Level:
         )
         self._ends.append(self._read + plan.last_token())
         self._read, self._carried = self._read + raw, plan.left if ratio is None else 0
-        return features_SD
 
     def close(self, frames: Sequence[tuple[int, float]], visual: int) -> None:
         """End a visual of frames (tokens, seconds): note which summaries stand for which frame.
@@ -105,7 +134,7 @@ class Level:
             Entry(start=start, stop=stop, seconds=seconds, visual=visual)
             for start, stop, (_, seconds) in zip(places, places[1:], frames, strict=False)
         ]
-        self._ends, self._read, self._carried = [], 0, 0
+        self._ends, self._read, self._carried, self._chooser = [], 0, 0, None
 
 
 @dataclass(kw_only=True)
@@ -121,7 +150,7 @@ class Seen:
         for tokens in chunks:
             self.frames += zip(tokens.counts, tokens.seconds, strict=True)
             if tokens.class_TD is not None:
-                self.classes.append(tokens.class_TD)
+                self.classes.append(tokens.class_TD.cpu())
             yield tokens.features_ND
 
 
@@ -168,19 +197,23 @@ def waiting(stream: Iterator[Tensor], how: Condense, seen: Seen) -> Iterator[Wai
 
 
 def interval_plan(seen: Seen, how: Condense) -> tuple[list[int], list[int | None]]:
-    """Tokens of each interval and, where information decides, its ratio."""
-    if how.intervals is None or not seen.classes:
+    """Tokens of each interval and, where information decides, its ratio.
+
+    Nothing of a visual that is not cut, unless an average asks for ratios: then of fixed windows.
+    """
+    if how.intervals is None:
         return [], []
-    similarity = similarities(torch.cat(seen.classes))
+    counts, empty = [count for count, _ in seen.frames], torch.empty(0)
+    similarity = similarities(torch.cat(seen.classes)) if seen.classes else empty
     frames = cut(similarity, how.intervals)
-    if not frames:
-        return [], []
-    tokens = torch.tensor([count for count, _ in seen.frames])
-    sizes = [int(part.sum()) for part in tokens.split(frames)]
+    sizes = [int(part.sum()) for part in torch.tensor(counts).split(frames)] if frames else []
+    sizes = [size for size in sizes if size]  # of a prompt that was cut short
     if how.intervals.average is None:
         return sizes, [None] * len(sizes)
-    worth = information(similarity, frames)
-    budget = int(tokens.sum()) // how.intervals.average
+    sizes = sizes or pieces_of(sum(counts), how.window)
+    # an image has no class token to compare: all of it is worth the same
+    worth = information(similarity, sizes, counts) if seen.classes else [float(n) for n in sizes]
+    budget = sum(counts) // how.intervals.average
     return sizes, list(ratios_for(sizes, worth, how.ratios.choices, budget))
 
 

@@ -108,20 +108,21 @@ def prefill(
     *,
     progress: Callable[[int], None] | None = None,
     observe: Callable[[int, Tensor], None] | None = None,
-    observed: int = 1,
+    observe_all: bool = False,
 ) -> Tensor:
     """Feed embeddings [S_i, D] in order; returns the features [D] of the last position.
 
-    Positions go on from the cache's length. `observe` sees the attention of the last `observed`
-    positions of the last block. Raises PromptError if the stream is empty.
+    Positions go on from the cache's length. `observe` sees the attention of the last position,
+    or with `observe_all` of every one. Raises PromptError if the stream is empty.
     """
     last: Tensor | None = None
     block = PREFILL_BLOCK.get(model.device.type, PREFILL_BLOCK_GPU)
     for chunk, more in with_next(rechunk(stream, repeat(block))):
         past = cache.get_seq_length()
         positions = torch.arange(past, past + len(chunk), device=chunk.device)[None]
-        watch = observe if not more else None
-        step = Step(positions_BS=positions, cache=cache, observe=watch, observed=observed)
+        watch = observe if observe_all or not more else None
+        rows = len(chunk) if observe_all else 1
+        step = Step(positions_BS=positions, cache=cache, observe=watch, observed=rows)
         last = model.decoder(chunk[None].to(model.compute_dtype), step)[0, -1]
         if progress is not None:
             progress(past + len(chunk))

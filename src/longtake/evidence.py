@@ -26,7 +26,8 @@ GROUND, INK = (24, 24, 27), (235, 235, 235)
 
 def check_target(path: Path) -> None:
     """Raise OptionError if no picture can be saved as `path`; asked before the work begins."""
-    if path.suffix.lower() not in Image.registered_extensions():
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind not in Image.SAVE or path.is_dir():
         raise OptionError(f"cannot save a picture as {path.name!r}; end its name in .png or .jpg")
     if path.parent.is_dir() and not os.access(path.parent, os.W_OK):
         raise OptionError(f"{path.parent} cannot be written to; choose another folder")

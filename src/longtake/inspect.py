@@ -165,19 +165,13 @@ def inspect_model(
 
 def cost_of(made: System, frames: int, dtype: torch.dtype) -> Cost:
     """Let a system on the meta device see `frames` frames and count what comes out."""
-    from longtake.parts.cache import kv_bytes_per_token
-
     tokens = sum(sum(part.counts) for part in made.compress(see_blank(made, frames)))
-    sizes = made.model.config
-    per_token = kv_bytes_per_token(
-        sizes.num_hidden_layers, sizes.num_key_value_heads, sizes.head_dim, dtype
-    )
     return Cost(
         frames=frames,
         tokens=tokens,
         kept=made.kept(tokens),
-        cache_bytes=made.kept(tokens) * per_token,
-        fits=made.window is None or made.kept(tokens) < made.window,
+        cache_bytes=round(made.kept(tokens) * made.row_bytes(dtype)),
+        fits=made.window is None or made.reach(tokens) < made.window,
     )
 
 

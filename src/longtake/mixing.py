@@ -27,8 +27,6 @@ class Mixed:
     cache: GrowingCache
     entries: tuple[Entry, ...]
     windows: tuple[Window, ...]
-    fine: tuple[int, ...]
-    """Which windows are at the finer level."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ def mix(
         cache.update(turn(keys), values, layer)
     owner = {False: owners(entries, two), True: owners(two.fine_entries, two.fine)}
     frames = torch.cat([owner[part.fine][part.start : part.stop] for part in parts])
-    return Mixed(cache, entries_from(frames, entries), _windows(two, chosen), tuple(chosen))
+    return Mixed(cache, entries_from(frames, entries), _windows(two, chosen))
 
 
 def _rows(two: TwoLevelCache, part: Stretch, layer: int, kind: str) -> Tensor:

@@ -101,7 +101,7 @@ class Reader:
     """Frames wanted of each video."""
     progress: Progress
     reserve: Callable[[int], None]
-    """Told how many tokens there will be, once that is known, before the first of them."""
+    """Told how many tokens a video will have, once that is known, before the first of them."""
     durations: list[float] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     frames: int = 0
@@ -161,8 +161,9 @@ class Reader:
             for tokens in self.eye.compress(self._counted(self.eye.see(fitted))):
                 if not self.expected:
                     each = len(tokens.features_ND) / len(tokens.counts)
-                    self.expected = start + round(each * len(indices))
-                    self.reserve(self.expected)
+                    coming = round(each * len(indices))
+                    self.expected = start + coming
+                    self.reserve(coming)
                 yield tokens
                 self.progress("encode", self.frames - before, len(indices))
         self.warnings += video.warnings  # reading may have found damage

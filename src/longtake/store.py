@@ -19,8 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from longtake.bilevel import TwoLevelCache
+from longtake.bilevel import AsideCache, TwoLevelCache
 from longtake.errors import PromptError, StoreError
+from longtake.folder import pick_device
 from longtake.parts.cache import GrowingCache, GrowingLayer
 from longtake.parts.packed import Group, Packed
 from longtake.parts.quantise import QuantisedLayer
@@ -48,7 +49,17 @@ def save_memory(memory: Memory, path: str | Path) -> Path:
     target, cache = Path(path), memory.cache
     if not isinstance(cache, GrowingCache) or cache.get_seq_length() < memory.length:
         raise PromptError("this memory has lost its keys and values; watch the video again")
-    cache.rewind(memory.length)
+    if not cache.busy.acquire(blocking=False):
+        raise PromptError("this memory is answering a question; wait, then save it")
+    try:
+        cache.rewind(memory.length)
+        return write_memory(memory, cache, target)
+    finally:
+        cache.busy.release()
+
+
+def write_memory(memory: Memory, cache: GrowingCache, target: Path) -> Path:
+    """Write a memory whose cache holds nothing else."""
     tensors, schemes = tensors_of(cache, "")
     header = {
         "format": FORMAT,
@@ -66,6 +77,7 @@ def save_memory(memory: Memory, path: str | Path) -> Path:
         more, schemes_of_fine = tensors_of(cache.fine, "fine.")
         tensors, header["schemes"] = tensors | more, schemes | schemes_of_fine
         header["fine"] = {
+            "where": cache.fine.where if isinstance(cache.fine, AsideCache) else "memory",
             "windows": [asdict(window) for window in cache.fine_windows],
             "entries": [asdict(entry) for entry in cache.fine_entries],
         }
@@ -92,11 +104,15 @@ def write_whole(tensors: dict[str, Tensor], metadata: dict[str, str], target: Pa
             aside.unlink(missing_ok=True)
 
 
-def load_memory(path: str | Path, device: str | torch.device = "cpu") -> Memory:
-    """Read a memory back. Raises StoreError if the file is none, broken, or of another format."""
-    source = Path(path)
+def load_memory(path: str | Path, device: str | torch.device = "auto") -> Memory:
+    """Read a memory back, onto the device that `load` would choose, or another.
+
+    Raises StoreError if the file is none, broken, or of another format, OptionError for a device
+    that cannot be used.
+    """
+    source, chosen = Path(path), pick_device(str(device))
     try:
-        with safe_open(source, framework="pt", device=str(device)) as file:
+        with safe_open(source, framework="pt", device=str(chosen)) as file:
             header = json.loads((file.metadata() or {}).get("longtake", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
@@ -107,20 +123,37 @@ def load_memory(path: str | Path, device: str | torch.device = "cpu") -> Memory:
         found = header.get("format") if isinstance(header, dict) else "no header"
         raise StoreError(f"{source} has format {found}, this longtake reads {FORMAT}")
     try:
-        return memory_of(header, tensors)
-    except (KeyError, TypeError, ValueError) as error:
+        memory = memory_of(header, tensors)
+        check_lengths(memory)
+        return memory
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         what = f"{type(error).__name__} {error}"
         raise StoreError(f"{source} does not hold what its header says ({what})") from error
 
 
-def memory_of(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Memory:
+def check_lengths(memory: Memory) -> None:
+    """Raise ValueError unless every layer holds just the tokens that the memory says it has."""
+    cache = memory.cache
+    assert isinstance(cache, GrowingCache)
+    found = {layer.get_seq_length() for layer in cache.layers}
+    if found != {memory.length} or type(memory.length) is not int:
+        raise ValueError(f"layers hold {sorted(found)} tokens, {memory.length!r} were to be there")
+    if isinstance(cache, TwoLevelCache):
+        fine = {layer.get_seq_length() for layer in cache.fine.layers}
+        if len(fine) != 1 or len(cache.windows) != len(cache.fine_windows):
+            raise ValueError("the finer copy does not match")
+
+
+def memory_of(header: Mapping[str, Any], tensors: dict[str, Tensor]) -> Memory:
     """A memory from what a file holds."""
     layers, schemes = header["layers"], header["schemes"]
     windows = tuple(Window(**window) for window in header["windows"])
     fine, cache = header.get("fine"), GrowingCache()
     if fine is not None:
-        finer = GrowingCache()
-        finer.layers = layers_of(layers, tensors, schemes, "fine.")
+        finer = AsideCache(fine["where"])
+        for number in range(layers):
+            keys, values = (tensors.pop(f"fine.{number}.{kind}") for kind in ("keys", "values"))
+            finer.keep(keys, values, number)
         cache = TwoLevelCache(finer)
         cache.windows = windows
         cache.fine_windows = tuple(Window(**window) for window in fine["windows"])
@@ -168,13 +201,13 @@ def parts_of(packed: Packed) -> dict[str, Tensor]:
 
 
 def layers_of(
-    count: int, tensors: Mapping[str, Tensor], schemes: Mapping[str, Any], prefix: str
+    count: int, tensors: dict[str, Tensor], schemes: Mapping[str, Any], prefix: str
 ) -> list[GrowingLayer]:
-    """Layers as they were."""
+    """Layers as they were; what is taken over is taken out of `tensors`."""
     layers: list[GrowingLayer] = []
     for number in range(count):
         name = f"{prefix}{number}"
-        tail = (tensors[f"{name}.keys"], tensors[f"{name}.values"])
+        tail = (tensors.pop(f"{name}.keys"), tensors.pop(f"{name}.values"))
         if f"{name}.keys" in schemes:
             packed = [packed_of(f"{name}.{kind}", tensors, schemes) for kind in ("keys", "values")]
             layers.append(QuantisedLayer(packed[0], packed[1], tail))

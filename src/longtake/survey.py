@@ -5,6 +5,7 @@ T frames, D width.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -95,7 +96,8 @@ def cuts(system: VideoXL, seen: Seen, duration: float) -> Iterator[Cut]:
     """The windows that reading these frames makes."""
     how, total = system.condense, sum(tokens for tokens, _ in seen.frames)
     sizes, ratios = interval_plan(seen, how)
-    chooser = how.ratios.chooser(total)
+    expected = total + len(system.tokens(system.template.head()))
+    chooser = how.ratios.chooser(lambda: expected)
     wanted = chain(ratios, repeat(None))
     starts = [0]
     for tokens, _ in seen.frames:
@@ -109,13 +111,12 @@ def cuts(system: VideoXL, seen: Seen, duration: float) -> Iterator[Cut]:
         ratio = chooser.ratio(raw) if given is None else given
         plan = Plan.after(carried if given is None else 0, raw, ratio, how.place)
         carried, stop = plan.left if given is None else 0, done + raw
-        inside = [n for n, start in enumerate(starts[:-1]) if done <= start < stop]
-        after = [n for n, start in enumerate(starts[:-1]) if start >= stop]
-        first = max(n for n, start in enumerate(starts[:-1]) if start <= done)
+        begins, ends = bisect_left(starts, done), bisect_left(starts, stop)
+        first = bisect_right(starts, done) - 1  # the frame that is under way
         yield Cut(
             start_seconds=seen.frames[first][1],
-            end_seconds=seen.frames[after[0]][1] if after else duration,
-            frames=len(inside),
+            end_seconds=seen.frames[ends][1] if ends < len(seen.frames) else duration,
+            frames=min(ends, len(seen.frames)) - begins,
             tokens=raw,
             ratio=plan.ratio,
             kept=plan.summaries,

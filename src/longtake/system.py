@@ -21,14 +21,14 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from longtake.answering import answer, continuable, published_options
+from longtake.answering import answer, beyond_training, continuable, published_options
 from longtake.engine import memory_errors, read_pieces, require_room
 from longtake.errors import OptionError, PromptError
 from longtake.folder import Folder, Tokenizer, digest
 from longtake.model import LongtakeModel
-from longtake.parts.cache import GrowingCache
+from longtake.parts.cache import GrowingCache, kv_bytes_per_token
 from longtake.parts.chat import Template, Turn, check_words
-from longtake.parts.quantise import BITS, quantised
+from longtake.parts.quantise import BITS, quantised, quantised_bytes_per_token
 from longtake.parts.splice import Piece, first_tokens, piece_tokens, pieces_of
 from longtake.reader import Fitted, Following, Known, Progress, Reader, frames_wanted, quiet
 from longtake.types import Answer, Frames, Memory, Options, Reading, Stats, VisualTokens
@@ -63,7 +63,7 @@ class System:
     window: int | None = None
     """Tokens the checkpoint says it was trained to read."""
     kv: Literal["full", "int8", "int4"] = "full"
-    """How a finished memory's keys and values are held (docs/memories.md)."""
+    """How a finished memory's keys and values are held (docs/video-xl.md)."""
 
     # -- watch ------------------------------------------------------------------------------------
 
@@ -87,14 +87,11 @@ class System:
         reader = Reader(eye=self, num=num, progress=progress or quiet, reserve=reserve)
         with memory_errors(), closing(reader.stream(self.template.head(), sources)) as stream:
             reading = self.remember(stream, cache, reader)
-            if self.kv != "full":
-                cache = quantised(cache, self.kv)
         stats = Stats(
             frames=reader.frames,
             patches=reader.patches,
             visual_tokens=reader.visual,
             watch_seconds=time.perf_counter() - began,
-            memory_bytes=cache.nbytes,
             warnings=(*reader.warnings, *self.beyond_training(cache.get_seq_length())),
         )
         return self._memory(reading, cache, tuple(reader.durations), stats)
@@ -102,6 +99,7 @@ class System:
     def _memory(
         self, reading: Reading, cache: GrowingCache, durations: tuple[float, ...], stats: Stats
     ) -> Memory:
+        cache = cache if self.kv == "full" else quantised(cache, self.kv)
         return Memory(
             cache=cache,
             length=cache.get_seq_length(),
@@ -111,7 +109,7 @@ class System:
             fingerprint=self.fingerprint,
             ids=reading.ids,
             windows=reading.windows,
-            stats=stats,
+            stats=replace(stats, memory_bytes=cache.nbytes),
         )
 
     def variant(self, **options: Any) -> Self:
@@ -127,16 +125,17 @@ class System:
         return replace(self, kv=kv)
 
     def make_room(self, cache: GrowingCache, tokens: int) -> None:
-        """Reserve what reading so many tokens takes. Raises CapacityError if it is not free."""
-        require_room(self.model, self.kept(tokens), held=cache.get_seq_length())
-        cache.reserve(self.kept(tokens))
+        """Reserve what so many more visual tokens take. Raises CapacityError if it is not free."""
+        held = cache.get_seq_length()
+        require_room(self.model, held + self.kept(tokens), held=held)
+        cache.reserve(held + self.kept(tokens))
 
     def new_cache(self) -> GrowingCache:
         """An empty cache for one memory."""
         return self.model.new_cache()
 
     def kept(self, tokens: int) -> int:
-        """How many tokens' keys and values a memory of so many tokens holds, at most."""
+        """How many keys and values a memory holds of so many visual tokens, at most."""
         return tokens
 
     def remember(
@@ -145,12 +144,21 @@ class System:
         """Read pieces of a prompt in order; the cache keeps what later questions need."""
         return read_pieces(self.model, pieces, cache, following.prefilled)
 
+    def reach(self, tokens: int) -> int:
+        """How many tokens an answer is written behind, at most."""
+        return self.kept(tokens)
+
+    def row_bytes(self, dtype: torch.dtype | None = None) -> float:
+        """Bytes of keys and values that a kept token takes; `dtype`: instead of the model's."""
+        sizes = self.model.config
+        shape = (sizes.num_hidden_layers, sizes.num_key_value_heads, sizes.head_dim)
+        if self.kv == "full":
+            return kv_bytes_per_token(*shape, dtype or self.model.compute_dtype)
+        return quantised_bytes_per_token(*shape, self.kv)
+
     def beyond_training(self, tokens: int) -> tuple[str, ...]:
         """A warning if there are more tokens than the checkpoint was trained to read."""
-        if self.window is None or tokens <= self.window:
-            return ()
-        trained = f"the {self.window} this checkpoint was trained to read"
-        return (f"{tokens} tokens are more than {trained}; answers may suffer (nothing was cut)",)
+        return beyond_training(self.window, tokens)
 
     def fit(self, frames: Iterator[Frames]) -> Iterator[Fitted]:
         """Resize and crop frames to bytes [T, 3, h, w] with their times; runs on a thread."""
@@ -260,19 +268,14 @@ class System:
 
     def embed_text(self, text: str) -> Tensor:
         """A stretch of prompt, embedded: [S, D]."""
-        ids = torch.tensor(self.tokens(text), dtype=torch.int64, device=self.model.device)
-        return self.model.embed(ids).detach()
+        return self.model.embed(torch.tensor(self.tokens(text), device=self.model.device)).detach()
 
     def text(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens left out."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def _answer(
-        self,
-        memory: Memory,
-        ids: Sequence[int],
-        options: Options,
-        features_D: Tensor | None = None,
+        self, memory: Memory, ids: Sequence[int], options: Options, features_D: Tensor | None = None
     ) -> Answer:
         """Read the ids that follow the memory and write.
 

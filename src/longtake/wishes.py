@@ -55,35 +55,51 @@ class CondenseWishes:
         if self.ratio is not None:
             ratios = replace(ratios, choices=ratios_of(self.ratio))
         how = replace(how, ratios=ratios, **self.given("window", "place"))
-        how.ratios.check_window(how.window)
+        if self.ratio is not None or self.window is not None:
+            how.ratios.check_window(how.window)
         return replace(how, intervals=self.intervals(how))
 
     def intervals(self, how: Condense) -> Intervals | None:
         """How intervals are cut, if they are."""
-        given = self.given("shortest", "longest")
-        if self.average_ratio is not None:
-            given["average"] = self.average_ratio
-        if given and not self.dynamic:
-            asked = ", ".join("average_ratio" if name == "average" else name for name in given)
-            raise OptionError(f"{asked} needs dynamic, which cuts the video into intervals")
-        if not self.dynamic:
+        if self.dynamic not in (None, True, False):
+            raise OptionError(f"dynamic must be true or false, got {self.dynamic!r}")
+        dynamic = how.intervals is not None if self.dynamic is None else self.dynamic
+        given = self.given("shortest", "longest", "average_ratio")
+        if given and not dynamic:
+            raise OptionError(
+                f"{', '.join(given)} needs dynamic, which cuts the video into intervals"
+            )
+        if not dynamic:
             return None
-        return replace(how.intervals or Intervals(), **given)
+        now = how.intervals or Intervals()
+        average = self.average_ratio or now.average
+        now = replace(now, average=average, **self.given("shortest", "longest"))
+        if self.average_ratio == 0:
+            raise OptionError("average ratio must be 1 or more, got 0")
+        if now.average is not None and now.average > max(how.ratios.choices):
+            largest = max(how.ratios.choices)
+            raise OptionError(
+                f"average ratio {now.average} is larger than {largest}, the largest ratio allowed; "
+                "allow a larger one by ratio"
+            )
+        return now
 
-    def two_levels(self, how: Condense) -> Fine | None:
-        """The finer copy, if one is wished."""
-        if self.fine is None:
+    def two_levels(self, how: Condense, now: Fine | None) -> Fine | None:
+        """The finer copy, if there is one or one is wished."""
+        if self.fine is None and now is None:
             for name in self.given("budget", "fine_on"):
                 raise OptionError(f"{name} needs fine, the ratio of a second copy")
             return None
-        if self.budget is None:
+        wished: dict[str, Any] = {"ratio": self.fine, "where": self.fine_on}
+        wished["budget"] = None if self.budget is None else bytes_of(self.budget)
+        wished = {name: value for name, value in wished.items() if value is not None}
+        if now is None and "budget" not in wished:
             raise OptionError("fine needs a budget, the bytes a question is answered with")
-        where = self.given("fine_on")
-        fine = Fine(ratio=self.fine, budget=bytes_of(self.budget), **_as(where, fine_on="where"))
-        if fine.ratio >= how.ratios.smallest:
+        fine = Fine(**wished) if now is None else replace(now, **wished)
+        if fine.ratio >= max(how.ratios.choices):
             raise OptionError(
-                f"the finer copy's ratio {fine.ratio} must be smaller than {how.ratios.smallest}, "
-                "the ratio of the first"
+                f"the finer copy's ratio {fine.ratio} must be smaller than "
+                f"{max(how.ratios.choices)}, the largest ratio of the first"
             )
         replace(how.ratios, choices=(fine.ratio,)).check_window(how.window)
         return fine
@@ -92,24 +108,22 @@ class CondenseWishes:
 NAMES = tuple(field.name for field in fields(CondenseWishes))
 
 
-def _as(given: dict[str, Any], **names: str) -> dict[str, Any]:
-    return {names.get(name, name): value for name, value in given.items()}
-
-
-def ratios_of(said: int | str | Sequence[int]) -> tuple[int, ...]:
+def ratios_of(said: object) -> tuple[int, ...]:
     """Ratios from a number, numbers, or "2,4,8". Raises OptionError."""
     if isinstance(said, str):
         parts = said.split(",")
-        if not all(part.strip().isdecimal() for part in parts):
-            raise OptionError(f"ratio must be whole numbers such as 8 or 2,4,8, got {said!r}")
+        if not all(re.fullmatch(r"\s*[0-9]{1,9}\s*", part) for part in parts):
+            shown = said if len(said) < 40 else f"{said[:40]}..."
+            raise OptionError(f"ratio must be whole numbers such as 8 or 2,4,8, got {shown!r}")
         return tuple(int(part) for part in parts)
-    return (said,) if isinstance(said, int) else tuple(said)
+    return tuple(said) if isinstance(said, Sequence) else (said,)  # type: ignore[return-value]
 
 
 def bytes_of(said: int | str) -> int:
     """A number of bytes: 1000, "1000", "300 MiB", "1.5GB". Raises OptionError."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(said))
+    match = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([a-zA-Z]*)\s*", str(said))
     unit = UNITS.get(match[2].upper()) if match else None
     if match is None or unit is None:
-        raise OptionError(f"budget must be bytes such as 300MiB or 2GB, got {said!r}")
+        shown = str(said) if len(str(said)) < 40 else f"{str(said)[:40]}..."
+        raise OptionError(f"budget must be bytes such as 300MiB or 2GB, got {shown!r}")
     return int(float(match[1]) * unit)

@@ -261,7 +261,7 @@ def check_training(case: Case) -> list[StageResult]:
         Text(ids[None, after], labels[None, after]),
     ]
     ratios = replace(system.condense.ratios, choices=tuple(case.spec["beacon_ratio"]))
-    losses = condensed_losses(model, sample, ratios.chooser(0), system.condense.window)
+    losses = condensed_losses(model, sample, ratios.chooser(), system.condense.window)
     losses.loss.backward()
     means = [
         float(total.detach()) / max(1, count)

@@ -142,7 +142,7 @@ def sequence(sizes: Sequence[int], ratio: int, place: Place = "interleave") -> S
     def draw(rows: int) -> Tensor:
         return torch.randn(2, rows, CONFIG.hidden, generator=generator).requires_grad_()
 
-    plans = planned(iter(sizes), Ratios(choices=(ratio,)).chooser(0), place)
+    plans = planned(iter(sizes), Ratios(choices=(ratio,)).chooser(), place)
     return Script(draw(5), [(draw(plan.raw), plan) for plan in plans], draw(4))
 
 

@@ -60,7 +60,7 @@ def found(plan: Plan) -> Counted:
 
 
 def plans(sizes: list[int], ratio: int, place: Place = "interleave") -> list[Plan]:
-    return list(planned(iter(sizes), Ratios(choices=(ratio,)).chooser(0), place))
+    return list(planned(iter(sizes), Ratios(choices=(ratio,)).chooser(), place))
 
 
 @pytest.mark.parametrize("ratio", [1, 2, 3, 4, 7, 8, 16, 32, 200])
@@ -120,7 +120,7 @@ def test_remainders_by_hand(
 
 
 def drawn(ratios: Ratios, sizes: list[int], expected: int = 0) -> list[int]:
-    chooser = ratios.chooser(expected)
+    chooser = ratios.chooser(lambda: expected)
     return [chooser.ratio(size) for size in sizes]
 
 

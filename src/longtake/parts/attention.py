@@ -9,6 +9,8 @@ Letters: B batch, H query heads, K key/value heads, G = H/K, S queries, N keys, 
 width.
 """
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -51,18 +53,25 @@ def attend_masked(
     )
 
 
-def last_row_weights(q_BHSE: Tensor, k_BKNE: Tensor, rows: int = 1) -> Tensor:
-    """Attention of the last `rows` queries (R, or fewer) over all keys: [B, H, R, N], fp32.
+OBSERVED_ROWS = 64
+"""Rows whose attention is written out at a time."""
 
-    Only these rows exist at any time, never the whole matrix.
+
+def observed_weights(q_BHSE: Tensor, k_BKNE: Tensor, rows: int = 1) -> Iterator[Tensor]:
+    """Attention of the last `rows` queries over all keys: [B, H, R, N] in fp32, R at most 64.
+
+    Never the matrix of all queries: a few rows at a time.
     """
-    groups, keys = k_BKNE.shape[1], k_BKNE.shape[2]
-    q_BKGRE = q_BHSE[:, :, -rows:].unflatten(1, (groups, -1)) * q_BHSE.shape[-1] ** -0.5
-    scores = (q_BKGRE @ k_BKNE.to(q_BHSE.dtype).transpose(2, 3)[:, :, None]).float()
-    if q_BKGRE.shape[3] > 1:
-        later = torch.ones(scores.shape[3:], dtype=torch.bool, device=scores.device)
-        scores = scores.masked_fill(later.triu(keys - scores.shape[3] + 1), -torch.inf)
-    return scores.softmax(-1).flatten(1, 2)
+    queries, keys = q_BHSE.shape[2], k_BKNE.shape[2]
+    groups = k_BKNE.shape[1]
+    for start in range(max(0, queries - rows), queries, OBSERVED_ROWS):
+        part = q_BHSE[:, :, start : start + OBSERVED_ROWS] * q_BHSE.shape[-1] ** -0.5
+        q_BKGRE = part.unflatten(1, (groups, -1))
+        scores = (q_BKGRE @ k_BKNE.to(part.dtype).transpose(2, 3)[:, :, None]).float()
+        if start + 1 < queries:
+            later = torch.ones(scores.shape[3:], dtype=torch.bool, device=scores.device)
+            scores = scores.masked_fill(later.triu(keys - queries + start + 1), -torch.inf)
+        yield scores.softmax(-1).flatten(1, 2)
 
 
 def _has_flash(q_BHSE: Tensor) -> bool:

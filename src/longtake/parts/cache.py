@@ -31,7 +31,7 @@ class GrowingLayer(DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Append [B, K, S', E]; returns all keys and values [B, K, S, E] as views."""
-        self.keys, self.values = self._written(key_states, value_states)
+        self.keep(key_states, value_states)
         return self.keys, self.values
 
     def peek(self, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,6 +40,10 @@ class GrowingLayer(DynamicLayer):
         Nothing is kept of them: the next update writes over the same room.
         """
         return self._written(key_states, value_states)
+
+    def keep(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Append [B, K, S', E], as `update` does, for a caller who has no use for the rest."""
+        self.keys, self.values = self._written(key_states, value_states)
 
     def _written(self, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]:
         """The buffers up to and with what is written behind the tokens held."""
@@ -142,6 +146,10 @@ class GrowingCache(Cache):
     ) -> tuple[Tensor, Tensor]:
         """All keys and values of one layer and these behind them; nothing is kept of these."""
         return self._layer(layer_idx).peek(key_states, value_states)
+
+    def keep(self, key_states: Tensor, value_states: Tensor, layer_idx: int) -> None:
+        """Append to one layer; returns nothing."""
+        self._layer(layer_idx).keep(key_states, value_states)
 
     def _layer(self, layer_idx: int) -> GrowingLayer:
         while len(self.layers) <= layer_idx:

@@ -9,11 +9,12 @@ T frames, D width.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -127,14 +128,21 @@ def join_short(sizes: Sequence[int], similarity: Tensor, how: Intervals) -> list
     return joined
 
 
-def information(similarity: Tensor, sizes: Sequence[int]) -> list[float]:
+def information(
+    similarity: Tensor, sizes: Sequence[int], tokens: Sequence[int] | None = None
+) -> list[float]:
     """What each interval brings: the summed dissimilarity of its frames to those before them.
 
-    The first frame of all counts like the most novel one.
+    The first frame of all counts like the most novel one. `sizes` are frames; where `tokens` says
+    how many each frame has, they are tokens, and a frame that is divided is shared out.
     """
-    novelty = (1 - similarity).clamp(min=0)
-    novelty = torch.cat([novelty.max()[None], novelty])
-    return [float(part.sum()) for part in novelty.split(list(sizes))]
+    novelty = (1 - similarity).clamp(min=0).double().numpy()
+    novelty = np.concatenate([[novelty.max(initial=0.0)], novelty])
+    lengths = np.ones(len(novelty)) if tokens is None else np.asarray(tokens, dtype=np.float64)
+    reached = np.concatenate([[0.0], np.cumsum(lengths)])
+    brought = np.concatenate([[0.0], np.cumsum(novelty)])
+    edges = np.concatenate([[0], np.cumsum(sizes)])
+    return [float(part) for part in np.diff(np.interp(edges, reached, brought))]
 
 
 def ratios_for(
@@ -147,21 +155,22 @@ def ratios_for(
     ties go to the earlier interval. Raises OptionError if even the largest ratio is too much.
     """
     ladder = sorted(set(choices), reverse=True)
-    steps = [0] * len(sizes)
-    total = sum(size // ladder[0] for size in sizes)
+    kept = [size // ladder[0] for size in sizes]
+    steps, total = [0] * len(sizes), sum(kept)
     if total > budget:
         raise OptionError(
             f"ratio {ladder[0]}, the largest allowed, makes {total} summaries, more than the "
             f"{budget} of the average ratio; allow a larger one"
         )
-    open_ones = set(range(len(sizes))) if len(ladder) > 1 else set()
-    while open_ones:
-        best = max(open_ones, key=lambda n: (worth[n] / max(1, sizes[n] // ladder[steps[n]]), -n))
-        more = sizes[best] // ladder[steps[best] + 1] - sizes[best] // ladder[steps[best]]
-        if total + more > budget:
-            open_ones.discard(best)
+    queue = [(-worth[n] / max(1, kept[n]), n) for n in range(len(sizes))]
+    heapq.heapify(queue)
+    while queue:
+        _, n = heapq.heappop(queue)
+        if steps[n] + 1 == len(ladder):
             continue
-        total, steps[best] = total + more, steps[best] + 1
-        if steps[best] + 1 == len(ladder):
-            open_ones.discard(best)
+        finer = sizes[n] // ladder[steps[n] + 1]
+        if total + finer - kept[n] > budget:
+            continue  # nor will it fit later
+        total, kept[n], steps[n] = total + finer - kept[n], finer, steps[n] + 1
+        heapq.heappush(queue, (-worth[n] / max(1, finer), n))
     return [ladder[step] for step in steps]

@@ -89,7 +89,7 @@ class QuantisedLayer(GrowingLayer):
         if tokens_to_remove < 0:
             self.rewind(max(0, self.get_seq_length() + tokens_to_remove))
         else:
-            super().crop(tokens_to_remove)
+            self.rewind(tokens_to_remove)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Of the batch only these."""

@@ -42,6 +42,9 @@ class WindowCache(Protocol):
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int) -> Any:
         """Keep these behind the others; returns all."""
 
+    def keep(self, key_states: Tensor, value_states: Tensor, layer_idx: int) -> None:
+        """Keep these behind the others."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -101,7 +104,7 @@ class SummaryAttention(Attention):
         kept = len(rows.summary_V)
         first = RopeTable(table.cos[:, :, :kept], table.sin[:, :, :kept])
         kept_k, kept_v = (x.index_select(2, rows.summary_V) for x in (k, v))
-        cache.update(rotate(kept_k, first), kept_v, self.layer)
+        cache.keep(rotate(kept_k, first), kept_v, self.layer)
         return self.o_proj(out.transpose(1, 2).flatten(2))
 
     def _projections(self, name: str) -> tuple[nn.Module, nn.Module]:

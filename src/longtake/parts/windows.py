@@ -8,7 +8,7 @@ carried: the next window's first summary comes that much earlier.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, cycle, repeat
 from typing import Literal
@@ -92,7 +92,9 @@ class Ratios:
         whole = isinstance(found, tuple) and all(type(ratio) is int for ratio in found)
         if not whole or not self.choices or min(self.choices) < 1:
             raise OptionError(f"ratio must be whole numbers from 1, got {found!r}")
-        if self.mix not in MIXES[:-1] and not re.fullmatch("adapt-[0-9]+", self.mix):
+        mix: object = self.mix
+        named = isinstance(mix, str) and re.fullmatch("adapt-[0-9]{1,9}", mix)
+        if mix not in MIXES[:-1] and not named:
             raise OptionError(f"mix {self.mix!r} is unknown; choose {', '.join(MIXES)}")
         if type(self.seed) is not int or self.seed < 0:
             raise OptionError(f"seed must be a whole number from 0, got {self.seed!r}")
@@ -102,9 +104,15 @@ class Ratios:
         """The ratio that keeps most."""
         return min(self.choices)
 
-    def chooser(self, expected: int) -> Chooser:
-        """Choose for one video; `expected`: tokens of the whole sequence before condensing."""
+    def chooser(self, expected: Callable[[], int] = int) -> Chooser:
+        """Choose for one video. `expected`: says how many tokens the whole sequence has before it
+        is condensed; asked at the first window."""
         return Chooser(self, expected)
+
+    @property
+    def settled(self) -> Ratios:
+        """The same without what cannot matter: one ratio leaves nothing to choose."""
+        return Ratios(choices=self.choices) if len(self.choices) == 1 else self
 
     def check_window(self, window: int) -> None:
         """Raise OptionError if a summary could never stand at the end of such a window."""
@@ -121,7 +129,7 @@ class Ratios:
 class Chooser:
     """Ratios of one video's windows, in order; repeats the original's draws."""
 
-    def __init__(self, ratios: Ratios, expected: int) -> None:
+    def __init__(self, ratios: Ratios, expected: Callable[[], int]) -> None:
         self._ratios, self._expected = ratios, expected
         self._rng = np.random.default_rng(ratios.seed)
         self._kept: Iterator[int] | None = None
@@ -152,7 +160,7 @@ class Chooser:
             return cycle(fitting)
         if mix == "instance-random":
             return repeat(int(self._rng.choice(fitting)))
-        wanted = self._expected + int(mix.partition("-")[2])
+        wanted = self._expected() + int(mix.partition("-")[2])
         room = self._ratios.positions - raw
         enough = [ratio for ratio in fitting if room * ratio + raw >= wanted]
         return repeat(min(enough) if enough else max(fitting))

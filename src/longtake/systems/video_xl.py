@@ -31,8 +31,8 @@ from longtake.errors import CheckpointError, OptionError
 from longtake.folder import Folder, TowerFiles, require
 from longtake.llava import Llava, LlavaConfig, Where, load_weights, wiring
 from longtake.mixing import mix
-from longtake.parts.cache import GrowingCache
-from longtake.parts.fields import whole
+from longtake.parts.cache import SLACK, GrowingCache
+from longtake.parts.fields import text, whole
 from longtake.parts.splice import Piece
 from longtake.parts.summary import PARAMETERS, SummaryDecoder
 from longtake.parts.windows import Place, Ratios
@@ -79,20 +79,25 @@ class Config(LlavaConfig):
         ratio, own = config.get("beacon_ratio"), config.get("beacon_param", [])
         if not isinstance(ratio, list) or not ratio or not all(type(r) is int for r in ratio):
             raise CheckpointError(f"config.json: beacon_ratio is {ratio!r}, expected whole numbers")
-        if not isinstance(own, list) or not set(own) <= set(PARAMETERS):
+        if not isinstance(own, list) or not all(name in PARAMETERS for name in own):
             known = ", ".join(PARAMETERS)
             raise CheckpointError(f"config.json: beacon_param is {own!r}, expected some of {known}")
         plain = dict(config)
         plain["rope_scaling"] = None  # the original sets it so when it builds the model
-        return cls(
+        made = cls(
             **cls.fields_of(plain, tower),
             beacon_window=window,
             beacon_ratio=tuple(ratio),
-            beacon_ratio_mix=str(config.get("beacon_ratio_mix", "step-random")),
+            beacon_ratio_mix=text(config, "beacon_ratio_mix", "step-random"),
             beacon_pos=config.get("beacon_pos") or "interleave",
             beacon_param=tuple(own),
             positions=whole(config, "max_position_embeddings", 32768),
         )
+        try:
+            made.condense()
+        except OptionError as error:
+            raise CheckpointError(f"config.json: beacon fields: {error}") from error
+        return made
 
     def condense(self) -> Condense:
         """How the checkpoint says it condenses."""
@@ -141,45 +146,49 @@ class VideoXL(Llava):
 
     def shape(self) -> tuple[object, ...]:
         """How it condenses is part of a memory; what a question may cost is not."""
-        return (*super().shape(), self.condense, self.fine and self.fine.ratio)
+        how = replace(self.condense, ratios=self.condense.ratios.settled)
+        return (*super().shape(), how, self.fine and self.fine.ratio)
 
     def variant(self, **options: Any) -> VideoXL:
         """Condense otherwise: the fields of `longtake.wishes.CondenseWishes`, by name."""
         base = super().variant(**{name: options.pop(name) for name in ("kv",) if name in options})
         unknown = sorted(set(options) - set(NAMES))
         if unknown:
-            raise OptionError(
-                f"{self.name} has no option {unknown[0]!r}; it has {', '.join(NAMES)}"
-            )
+            known = ", ".join(("kv", *NAMES))
+            raise OptionError(f"{self.name} has no option {unknown[0]!r}; it has {known}")
         wishes = CondenseWishes(**options)
         how = wishes.condense(self.condense)
-        fine = wishes.two_levels(how)
+        fine = wishes.two_levels(how, self.fine)
         if fine is not None and base.kv != "full":
             raise OptionError("two copies are kept in full precision; leave kv or fine out")
         return replace(base, condense=how, fine=fine)
 
     def make_room(self, cache: GrowingCache, tokens: int) -> None:
         """Room for each copy, and for the window that is being read behind it."""
-        coarse, fine = -(-tokens // self.ratio_of_all()), 0
+        held, window = cache.get_seq_length(), 2 * min(self.condense.window, tokens)
+        coarse, fine = (held + rows for rows in self.copies(tokens, held + tokens))
         if isinstance(cache, TwoLevelCache) and self.fine is not None:
-            fine = -(-tokens // self.fine.ratio)
-            cache.fine.reserve(fine + 2 * self.condense.window)
-            check_budget(self.model, coarse, self.fine)
-            on_host = self.model.device.type == "cpu" and self.fine.where == "memory"
-            fine = fine if on_host else 0
-        require_room(self.model, coarse + fine, held=cache.get_seq_length())
-        cache.reserve(coarse + 2 * self.condense.window)
+            check_budget(round(coarse * self.row_bytes()), self.fine)
+            cache.fine.reserve(fine + window)
+        on_host = self.model.device.type == "cpu" and self.fine and self.fine.where == "memory"
+        require_room(self.model, coarse + fine if on_host else coarse, held=held)
+        cache.reserve(coarse + window)
+
+    def copies(self, tokens: int, expected: int) -> tuple[int, int]:
+        """Summaries of the first and of the finer copy of so many visual tokens."""
+        fine = 0 if self.fine is None else -(-tokens // self.fine.ratio)
+        return self.condense.summaries(tokens, expected), fine
 
     def kept(self, tokens: int) -> int:
         """Summaries of all copies."""
-        copies = [self.ratio_of_all()] + ([self.fine.ratio] if self.fine else [])
-        return sum(-(-tokens // ratio) for ratio in copies)
+        return sum(self.copies(tokens, tokens))
 
-    def ratio_of_all(self) -> int:
-        """The smallest ratio a window may get, or the average where that is given."""
-        intervals = self.condense.intervals
-        average = None if intervals is None else intervals.average
-        return average or self.condense.ratios.smallest
+    def reach(self, tokens: int) -> int:
+        """Of two copies, the most that an answer is written behind."""
+        coarse, fine = self.copies(tokens, tokens)
+        if self.fine is None:
+            return coarse
+        return min(fine, max(coarse, int(self.fine.budget / self.row_bytes())))
 
     def new_cache(self) -> GrowingCache:
         """One copy, or two."""
@@ -205,15 +214,16 @@ class VideoXL(Llava):
                 chunks = (piece for piece in group if isinstance(piece, VisualTokens))
                 condense(chunks, visual, self.condense, levels, report)
                 continue
-            for text in (piece for piece in group if not isinstance(piece, VisualTokens)):
+            for words in (piece for piece in group if not isinstance(piece, VisualTokens)):
                 for level in levels:
-                    level.text(text)
-                ids.extend(text)
-                report(len(text))
+                    level.text(words)
+                ids.extend(words)
+                report(len(words))
         first = levels[0]
-        if isinstance(cache, TwoLevelCache):
+        if isinstance(cache, TwoLevelCache) and self.fine is not None:
             cache.windows, cache.fine_windows = tuple(first.windows), tuple(levels[1].windows)
             cache.fine_entries = tuple(levels[1].entries)
+            check_budget(cache.coarse_bytes, self.fine)
         cache.trim()
         return Reading(
             features_D=first.features_D,
@@ -233,8 +243,10 @@ class VideoXL(Llava):
             Level(
                 model=self.model,
                 cache=into,
-                chooser=ratio.chooser(following.expected),
+                ratios=ratio,
                 place=self.condense.place,
+                # known only when the first frames have passed
+                expected=lambda: following.expected,
             )
             for into, ratio in zip(caches, ratios, strict=True)
         ]
@@ -257,14 +269,17 @@ class VideoXL(Llava):
         assert self.fine is not None
         with memory_errors():
             scores = score_windows(self.model, two, ids)
-            chosen = choose_windows(two, scores, self.fine.budget)
-            mixed = mix(self.model, two, memory.entries, chosen, len(ids) + room)
+            chosen = choose_windows(two, scores, self.fine)
+            mixed = mix(self.model, two, memory.entries, chosen, len(ids) + min(room, SLACK))
+        length = mixed.cache.get_seq_length()
+        warnings = (*memory.stats.warnings, *self.beyond_training(length))
         return replace(
             memory,
             cache=mixed.cache,
-            length=mixed.cache.get_seq_length(),
+            length=length,
             entries=mixed.entries,
             windows=mixed.windows,
+            stats=replace(memory.stats, warnings=tuple(dict.fromkeys(warnings))),
         )
 
 

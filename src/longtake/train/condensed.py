@@ -60,6 +60,10 @@ class TapeCache:
         self._held[layer_idx] = self.peek(key_states, value_states, layer_idx)
         return self._held[layer_idx]
 
+    def keep(self, key_states: Tensor, value_states: Tensor, layer_idx: int) -> None:
+        """Keep these behind the others."""
+        self.update(key_states, value_states, layer_idx)
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens held by a layer."""
         return self._held[layer_idx][0].shape[2] if layer_idx in self._held else 0
@@ -103,8 +107,14 @@ def condensed_losses(
 
     Text is read whole, a visual in windows of `window` tokens condensed by the ratios that
     `chooser` draws. A visual that ends the sample leaves its last window uncondensed, as in the
-    original: nothing would look at those summaries.
+    original: nothing would look at those summaries. Raises OptionError under gradient
+    checkpointing: its second forward would find the tape already written.
     """
+    if any(
+        getattr(layer, "gradient_checkpointing", False)
+        for layer in cast(SummaryDecoder, model.decoder).layers
+    ):
+        raise OptionError("summaries cannot be trained under gradient checkpointing; turn it off")
     cache, losses = TapeCache(), Losses()
     for place_in, stretch in enumerate(sample):
         after = sample[place_in + 1] if place_in + 1 < len(sample) else None
