@@ -113,13 +113,13 @@ def measure(model: LongtakeModel, rows: int, windows: int, questions: int) -> li
         ratios = (COARSE, 8, 4, FINE)
         levels = dict(zip(ratios, read(model, visual, ratios), strict=True))
         picks = np.random.default_rng([row, 1])
-        for key, value, window in zip(
-            drawn.keys_BQ[0].tolist(),
+        for asked, value, window in zip(
+            drawn.asked_BQ2[0].tolist(),
             drawn.values_BQ[0].tolist(),
             drawn.windows_BQ[0].tolist(),
             strict=True,
         ):
-            ids = (ledger.ASK, key)
+            ids = (ledger.ASK, *asked)
             for ratio, level in levels.items():
                 right = answer(model, level.cache, ids) == value
                 tally.setdefault(("one level", ratio), []).append((right, level.cache.nbytes))

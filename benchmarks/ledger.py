@@ -2,10 +2,10 @@
 
 A "video" of symbols: one frame of every window shows a scene and four facts, the other is noise. A
 token is the sum of embeddings, as a patch's feature holds several things at once: in the frame of a
-scene the scene's, and either a fact's key and value or noise twice. A key belongs to one scene. The
-question names a key, the answer is its value. At ratio 2 a summary token seldom has more than one
-fact to carry, at ratio 16 four: the scene is easy to keep, facts are not. What is
-lost there is what reading some windows at a finer level can bring back (`benchmarks/bilevel.py`).
+scene the scene's, and either a fact's key and value or noise twice. The question names a key and
+its scene, the answer is the value. At ratio 2 a summary token seldom has more than one fact to
+carry, at ratio 16 four: the scene is easy to keep, facts are not. What is lost there is what
+reading some windows at a finer level can bring back (`benchmarks/bilevel.py`).
 
     python -m benchmarks.ledger --out runs/ledger --minutes 22
 
@@ -80,8 +80,8 @@ class Ledgers:
 
     visual_BN3: Tensor
     """The three symbols of each token."""
-    keys_BQ: Tensor
-    """What each question asks for."""
+    asked_BQ2: Tensor
+    """Key and scene of each question."""
     values_BQ: Tensor
     windows_BQ: Tensor
     """The window that holds each answer."""
@@ -100,10 +100,13 @@ def draw(rng: np.random.Generator, rows: int, windows: int, questions: int) -> L
     where = (row[..., None], window[..., None], shown[..., None], places)
     visual[(*where, 1)], visual[(*where, 2)] = keys, values
     asked = np.stack([rng.permutation(windows * FACTS)[:questions] for _ in range(rows)])
+    of_scene = np.take_along_axis(scenes, asked // FACTS, 1)
     flat_keys, flat_values = keys.reshape(rows, -1), values.reshape(rows, -1)
     return Ledgers(
         torch.from_numpy(visual.reshape(rows, -1, 3)),
-        torch.from_numpy(np.take_along_axis(flat_keys, asked, 1)),
+        torch.from_numpy(
+            np.stack([np.take_along_axis(flat_keys, asked, 1), of_scene + FIRST_SCENE], -1)
+        ),
         torch.from_numpy(np.take_along_axis(flat_values, asked, 1)),
         torch.from_numpy(asked // FACTS),
     )
@@ -118,10 +121,10 @@ def losses_of(model: LongtakeModel, ledgers: Ledgers, ratios: Ratios) -> Losses:
     """Cross-entropy of the values asked for, one question after the other."""
     rows, questions = ledgers.values_BQ.shape
     head_B1 = torch.full((rows, 1), START)
-    asks = torch.full_like(ledgers.keys_BQ, ASK)
-    ids_BS = torch.stack([asks, ledgers.keys_BQ, ledgers.values_BQ], -1).flatten(1)
-    labels_BS = torch.full((rows, questions, 3), IGNORED)
-    labels_BS[..., 2] = ledgers.values_BQ
+    asks_BQ1 = torch.full((rows, questions, 1), ASK)
+    ids_BS = torch.cat([asks_BQ1, ledgers.asked_BQ2, ledgers.values_BQ[..., None]], -1).flatten(1)
+    labels_BS = torch.full((rows, questions, 4), IGNORED)
+    labels_BS[..., 3] = ledgers.values_BQ
     sample = [
         Text(head_B1, torch.full_like(head_B1, IGNORED)),
         features_of(model, ledgers),
@@ -146,7 +149,7 @@ def new_model(seed: int = 0) -> LongtakeModel:
 
 def windows_at(rng: np.random.Generator, progress: float, most: int) -> int:
     """How many windows a step's rows have: few at first, later anything up to `most`."""
-    top = 2 + (most - 2) * min(1.0, max(0.0, (progress - 0.2) / 0.4))
+    top = 2 + (most - 2) * min(1.0, max(0.0, (progress - 0.1) / 0.3))
     return round(float(np.exp(rng.uniform(np.log(2), np.log(top + 0.49)))))
 
 
@@ -185,6 +188,8 @@ class Run:
     most: int
     """Most windows of a row."""
     rate: float
+    start: Path | None = None
+    """Weights of an earlier run to begin with."""
 
     @property
     def state(self) -> Path:
@@ -244,6 +249,8 @@ def take_step(
 def resumed(run: Run, model: LongtakeModel, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
     """Steps done and seconds spent by an earlier part of the same run."""
     if not run.state.exists():
+        if run.start is not None:
+            model.load_state_dict({n: w.float() for n, w in load_file(run.start).items()})
         return 0, 0.0
     saved = torch.load(run.state, weights_only=True)
     model.load_state_dict(saved["model"])
@@ -268,6 +275,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=3000)
     parser.add_argument("--most", type=int, default=48)
     parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--start", type=Path)
     torch.set_num_threads(1)
     train(Run(**vars(parser.parse_args())))
 

@@ -60,11 +60,7 @@ def answer(
 
     `features_D`: of the memory's last position, for an answer that follows without a word.
     """
-    cache = continuable(memory)
-    held = cache.layers[0].keys if cache.layers else None
-    if held is not None and held.device.type != speaker.model.device.type:
-        where = f"on {held.device.type}, the model on {speaker.model.device.type}"
-        raise PromptError(f"this memory is {where}; load it with that device")
+    cache = continuable(memory, speaker.model)
     observer = Observer(memory.entries if options.evidence else ())
     observe = observer if observer.entries else None
     began = time.perf_counter()
@@ -107,9 +103,18 @@ def beyond_training(window: int | None, tokens: int) -> tuple[str, ...]:
     return (f"{tokens} tokens are more than {trained}; answers may suffer (nothing was cut)",)
 
 
-def continuable(memory: Memory) -> GrowingCache:
-    """The memory's keys and values. Raises PromptError if they are not all there."""
+def check_device(cache: GrowingCache, model: LongtakeModel) -> None:
+    """Raise PromptError if a memory was loaded onto another device than the model."""
+    held = cache.layers[0].keys if cache.layers else None
+    if held is not None and held.device.type != model.device.type:
+        where = f"on {held.device.type}, the model on {model.device.type}"
+        raise PromptError(f"this memory is {where}; load it with that device")
+
+
+def continuable(memory: Memory, model: LongtakeModel) -> GrowingCache:
+    """The memory's keys and values. Raises PromptError if they are not all there, or elsewhere."""
     cache = memory.cache
     if not isinstance(cache, GrowingCache) or cache.get_seq_length() < memory.length:
         raise PromptError("this memory has lost its keys and values; watch the video again")
+    check_device(cache, model)
     return cache

@@ -100,8 +100,8 @@ class Reader:
     num: int
     """Frames wanted of each video."""
     progress: Progress
-    reserve: Callable[[int], None]
-    """Told how many tokens a video will have, once that is known, before the first of them."""
+    reserve: Callable[[int, int], None]
+    """Told, before a video's first token, how many there will be in all and how many of it."""
     durations: list[float] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     frames: int = 0
@@ -163,7 +163,7 @@ class Reader:
                     each = len(tokens.features_ND) / len(tokens.counts)
                     coming = round(each * len(indices))
                     self.expected = start + coming
-                    self.reserve(coming)
+                    self.reserve(self.expected, coming)
                 yield tokens
                 self.progress("encode", self.frames - before, len(indices))
         self.warnings += video.warnings  # reading may have found damage

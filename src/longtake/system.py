@@ -124,11 +124,10 @@ class System:
             raise OptionError(f"{self.name} has no option {name!r}")
         return replace(self, kv=kv)
 
-    def make_room(self, cache: GrowingCache, tokens: int) -> None:
-        """Reserve what so many more visual tokens take. Raises CapacityError if it is not free."""
-        held = cache.get_seq_length()
-        require_room(self.model, held + self.kept(tokens), held=held)
-        cache.reserve(held + self.kept(tokens))
+    def make_room(self, cache: GrowingCache, total: int, coming: int) -> None:
+        """Reserve what `coming` visual tokens take, the last of `total`, or raise CapacityError."""
+        require_room(self.model, total, held=cache.get_seq_length())
+        cache.reserve(total)
 
     def new_cache(self) -> GrowingCache:
         """An empty cache for one memory."""
@@ -217,7 +216,7 @@ class System:
             )
         # the visuals end the memory; what follows them starts with the placeholder's newline
         ids = self.tokens("\n" + self.template.tail(question, history))
-        cache = continuable(memory)
+        cache = continuable(memory, self.model)
         if not cache.busy.acquire(blocking=False):
             raise PromptError("this memory is answering another question; wait, or watch again")
         try:

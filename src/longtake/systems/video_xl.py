@@ -163,10 +163,10 @@ class VideoXL(Llava):
             raise OptionError("two copies are kept in full precision; leave kv or fine out")
         return replace(base, condense=how, fine=fine)
 
-    def make_room(self, cache: GrowingCache, tokens: int) -> None:
+    def make_room(self, cache: GrowingCache, total: int, coming: int) -> None:
         """Room for each copy, and for the window that is being read behind it."""
-        held, window = cache.get_seq_length(), 2 * min(self.condense.window, tokens)
-        coarse, fine = (held + rows for rows in self.copies(tokens, held + tokens))
+        held, window = cache.get_seq_length(), 2 * min(self.condense.window, coming)
+        coarse, fine = (held + rows for rows in self.copies(coming, total))
         if isinstance(cache, TwoLevelCache) and self.fine is not None:
             check_budget(round(coarse * self.row_bytes()), self.fine)
             cache.fine.reserve(fine + window)
