@@ -1,11 +1,12 @@
 """A generated retrieval task for summary tokens, and a tiny model trained on it.
 
-A "video" of symbols: one frame of every window shows a scene and four facts, the other is noise. A
-token is the sum of embeddings, as a patch's feature holds several things at once: in the frame of a
-scene the scene's, and either a fact's key and value or noise twice. The question names a key and
-its scene, the answer is the value. At ratio 2 a summary token seldom has more than one fact to
-carry, at ratio 16 four: the scene is easy to keep, facts are not. What is lost there is what
-reading some windows at a finer level can bring back (`benchmarks/bilevel.py`).
+A "video" of symbols: one frame of every window shows a scene, its gist and four facts, the other is
+noise. A token is the sum of embeddings, as a patch's feature holds several things at once: in the
+frame of a scene the scene's, and either a fact's key and value or the gist and noise. A question
+names a scene and asks for its gist or for the value of a key. At ratio 2 a summary token seldom has
+more than one fact to carry, at ratio 16 four and the gist: the gist is easy to keep, facts are not.
+What is lost there is what reading some windows at a finer level can bring back
+(`benchmarks/bilevel.py` asks for facts alone).
 
     python -m benchmarks.ledger --out runs/ledger --minutes 22
 
@@ -36,14 +37,15 @@ from longtake.train.dialogue import IGNORED
 
 WEIGHTS = Path(__file__).parent / "ledger.safetensors"
 """Of the run that the results in `benchmarks/results/bilevel.md` are from."""
-SCENES, FACTS, VALUES, NOISE = 64, 4, 64, 32
+SCENES, FACTS, VALUES, NOISE, GISTS = 64, 4, 64, 32, 32
 """FACTS are of every scene; each has a key of its own."""
-START, ASK, END = 0, 1, 2
+START, ASK, GIST = 0, 1, 2
 FIRST_SCENE = 3
 FIRST_KEY = FIRST_SCENE + SCENES
 FIRST_VALUE = FIRST_KEY + SCENES * FACTS
 FIRST_NOISE = FIRST_VALUE + VALUES
-VOCABULARY = FIRST_NOISE + NOISE
+FIRST_GIST = FIRST_NOISE + NOISE
+VOCABULARY = FIRST_GIST + GISTS
 FRAME = 16
 WINDOW = 2 * FRAME
 RATIOS = (2, 4, 8, 16)
@@ -81,34 +83,41 @@ class Ledgers:
     visual_BN3: Tensor
     """The three symbols of each token."""
     asked_BQ2: Tensor
-    """Key and scene of each question."""
+    """Key (or GIST) and scene of each question."""
     values_BQ: Tensor
     windows_BQ: Tensor
     """The window that holds each answer."""
 
 
-def draw(rng: np.random.Generator, rows: int, windows: int, questions: int) -> Ledgers:
-    """Rows of `windows` windows; scenes are unique in a row, questions ask for distinct keys."""
+def draw(
+    rng: np.random.Generator, rows: int, windows: int, questions: int, gists: float = 0.0
+) -> Ledgers:
+    """Rows of `windows` windows; scenes are unique in a row, questions ask for distinct keys.
+
+    `gists`: share of questions for a scene's gist instead, which all its other tokens show.
+    """
     scenes = np.stack([rng.permutation(SCENES)[:windows] for _ in range(rows)])
-    visual = rng.integers(FIRST_NOISE, VOCABULARY, (rows, windows, 2, FRAME, 3))
+    visual = rng.integers(FIRST_NOISE, FIRST_GIST, (rows, windows, 2, FRAME, 3))
+    gist = rng.integers(FIRST_GIST, VOCABULARY, (rows, windows))
     row, window = np.ogrid[:rows, :windows]
     shown = rng.integers(0, 2, (rows, windows))
     visual[row, window, shown, :, 0] = scenes[..., None] + FIRST_SCENE
+    visual[row, window, shown, :, 1] = gist[..., None]
     places = np.argsort(rng.random((rows, windows, FRAME)), axis=-1)[..., :FACTS]
     keys = scenes[..., None] * FACTS + np.arange(FACTS) + FIRST_KEY
     values = rng.integers(FIRST_VALUE, FIRST_NOISE, keys.shape)
     where = (row[..., None], window[..., None], shown[..., None], places)
     visual[(*where, 1)], visual[(*where, 2)] = keys, values
     asked = np.stack([rng.permutation(windows * FACTS)[:questions] for _ in range(rows)])
-    of_scene = np.take_along_axis(scenes, asked // FACTS, 1)
-    flat_keys, flat_values = keys.reshape(rows, -1), values.reshape(rows, -1)
+    wants_gist = rng.random(asked.shape) < gists
+    of_row, of_window = np.arange(rows)[:, None], asked // FACTS
+    key = np.where(wants_gist, GIST, keys.reshape(rows, -1)[of_row, asked])
+    value = np.where(wants_gist, gist[of_row, of_window], values.reshape(rows, -1)[of_row, asked])
     return Ledgers(
         torch.from_numpy(visual.reshape(rows, -1, 3)),
-        torch.from_numpy(
-            np.stack([np.take_along_axis(flat_keys, asked, 1), of_scene + FIRST_SCENE], -1)
-        ),
-        torch.from_numpy(np.take_along_axis(flat_values, asked, 1)),
-        torch.from_numpy(asked // FACTS),
+        torch.from_numpy(np.stack([key, scenes[of_row, of_window] + FIRST_SCENE], -1)),
+        torch.from_numpy(value),
+        torch.from_numpy(of_window),
     )
 
 
@@ -143,7 +152,7 @@ def new_model(seed: int = 0) -> LongtakeModel:
             nn.init.normal_(weight, std=0.02 if "embed" in name else weight.shape[1] ** -0.5)
     decoder = model.decoder
     assert isinstance(decoder, SummaryDecoder)
-    begin_summaries(decoder, END)
+    begin_summaries(decoder, ASK)
     return model
 
 
@@ -234,7 +243,7 @@ def take_step(
     rng = np.random.default_rng([1, step])
     windows = windows_at(rng, progress, run.most)
     rows = max(2, min(64, run.tokens // (windows * WINDOW)))
-    ledgers = draw(rng, rows, windows, min(12, windows * FACTS))
+    ledgers = draw(rng, rows, windows, min(12, windows * FACTS), gists=0.4)
     losses = losses_of(model, ledgers, ratios_at(rng, progress))
     scale = min(1.0, (step + 1) / 100) * min(1.0, 0.05 + (1 - progress) / 0.4)
     for group in optimizer.param_groups:
@@ -250,12 +259,20 @@ def resumed(run: Run, model: LongtakeModel, optimizer: torch.optim.Optimizer) ->
     """Steps done and seconds spent by an earlier part of the same run."""
     if not run.state.exists():
         if run.start is not None:
-            model.load_state_dict({n: w.float() for n, w in load_file(run.start).items()})
+            model.load_state_dict(widened(load_file(run.start), model))
         return 0, 0.0
     saved = torch.load(run.state, weights_only=True)
     model.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
     return saved["step"], saved["seconds"]
+
+
+def widened(weights: dict[str, Tensor], model: LongtakeModel) -> dict[str, Tensor]:
+    """Weights of a run with fewer symbols; the new ones' rows stay as the model has them."""
+    state = model.state_dict()
+    for name, weight in weights.items():
+        state[name][: len(weight)] = weight.float()
+    return state
 
 
 def save(
