@@ -219,8 +219,8 @@ def agreement(runs: Sequence[Run], folder: Path) -> str:
     ours, theirs = (torch.load(folder / f"{arm}.pt") for arm in ARMS[:2])
     error, spread = (ours - theirs).abs().max().item(), ours.std().item()
     return (
-        f"longtake and the literal arm write the same {len(ids)} ids, {len(set(ids))} "
-        f"of them different; logits differ by at most {error:.1e}, they deviate by {spread:.2f}."
+        f"longtake and the literal arm write the same {len(ids)} ids ({len(set(ids))} "
+        f"distinct); logits differ by at most {error:.1e}, they deviate by {spread:.2f}."
     )
 
 

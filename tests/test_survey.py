@@ -50,6 +50,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"ratio": 8, "dynamic": True},
         {"ratio": "2,4,8,16", "dynamic": True, "average_ratio": 8},
         {"ratio": 32},
+        {"ratio": "2,4,8,16", "mix": "adapt-62000"},
+        {"ratio": "4,8", "mix": "listed", "dynamic": True},
     ],
 )
 def test_a_survey_equals_watching(options: dict[str, object], clip: Path) -> None:
