@@ -235,7 +235,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--weights", type=Path, default=ledger.WEIGHTS)
     parser.add_argument("--rows", type=int, default=100)
-    parser.add_argument("--windows", type=int, default=48)
+    parser.add_argument("--windows", type=int, default=24)
     parser.add_argument("--questions", type=int, default=5)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()

@@ -293,7 +293,6 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=48)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--start", type=Path)
-    torch.set_num_threads(1)
     train(Run(**vars(parser.parse_args())))
 
 

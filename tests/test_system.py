@@ -286,9 +286,9 @@ def test_progress_is_told_to_the_end() -> None:
 def test_evidence_is_the_attention_on_each_frame() -> None:
     entries = [Entry(start=2 * n, stop=2 * n + 2, seconds=float(n)) for n in range(8)]
     observer = Observer(entries)
-    weights = torch.full((1, 2, 1, 18), 0.01)
-    weights[..., 6:8] = 0.3
-    weights[:, 0, :, 8] = 0.2
+    weights = torch.full((1, 2, 18), 0.01)
+    weights[:, :, 6:8] = 0.3
+    weights[:, 0, 8] = 0.2
     observer(0, weights)
     torch.testing.assert_close(observer.mass_T, torch.tensor([0.04] * 3 + [1.2, 0.23] + [0.04] * 3))
     (span,) = observer.spans([8.0])
@@ -299,7 +299,7 @@ def test_evidence_is_the_attention_on_each_frame() -> None:
 def test_evidence_does_not_run_over_from_one_video_to_the_next() -> None:
     entries = [Entry(start=n, stop=n + 1, seconds=float(n % 2), visual=n // 2) for n in range(4)]
     observer = Observer(entries)
-    observer(0, torch.tensor([[[[0.0, 0.5, 0.5, 0.0]]]]))
+    observer(0, torch.tensor([[[0.0, 0.5, 0.5, 0.0]]]))
     spans = observer.spans([2.0, 7.0])
     assert [(s.visual, s.start, s.end) for s in spans] == [(0, 1.0, 2.0), (1, 0.0, 1.0)]
 

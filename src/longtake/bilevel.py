@@ -150,10 +150,11 @@ class TwoLevelCache(GrowingCache):
 
 @dataclass
 class WindowScores:
-    """How much a question looks at each window: over layers, heads and its tokens, squared shares.
+    """How much a question looks at each window: over layers and heads, the sum of squared shares.
 
-    A head's shares are of its attention on all windows. Squared, a head that looks at one place
-    counts, and one that looks everywhere alike does not, however much it looks.
+    Shares are of a head's attention on all windows, from the question's last token, where the
+    answer begins. Squared, a head that looks at one place counts, and one that looks everywhere
+    alike does not, however much it looks.
     """
 
     owner_N: Tensor
@@ -168,13 +169,13 @@ class WindowScores:
             owner[window.start : window.stop] = number
         return cls(owner.to(two.device), torch.zeros(len(two.windows), device=two.device))
 
-    def __call__(self, layer: int, weights_BHRN: Tensor) -> None:
-        """Called by each layer with the attention of some of the question's tokens."""
-        on_memory = weights_BHRN[0, ..., : len(self.owner_N)]
-        mass = on_memory.new_zeros(*on_memory.shape[:2], len(self.scores_W) + 1)
-        mass = mass.index_add_(2, self.owner_N, on_memory)[..., :-1]
+    def __call__(self, layer: int, weights_BHN: Tensor) -> None:
+        """Called by each layer with the last query's attention."""
+        on_memory = weights_BHN[0, :, : len(self.owner_N)]
+        mass = on_memory.new_zeros(len(on_memory), len(self.scores_W) + 1)
+        mass = mass.index_add_(1, self.owner_N, on_memory)[:, :-1]
         shares = mass / mass.sum(-1, keepdim=True).clamp(min=1e-30)
-        self.scores_W += shares.square().sum((0, 1))
+        self.scores_W += shares.square().sum(0)
 
 
 def score_windows(model: LongtakeModel, two: TwoLevelCache, ids: Sequence[int]) -> list[float]:
@@ -182,7 +183,7 @@ def score_windows(model: LongtakeModel, two: TwoLevelCache, ids: Sequence[int]) 
     scores, length = WindowScores.of(two), two.get_seq_length()
     x_SD = model.embed(torch.tensor(ids, dtype=torch.int64, device=model.device))
     try:
-        prefill(model, iter([x_SD]), two, observe=scores, observe_all=True)
+        prefill(model, iter([x_SD]), two, observe=scores)
     finally:
         two.rewind(length)
     return [float(score) for score in scores.scores_W.tolist()]

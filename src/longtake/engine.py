@@ -50,13 +50,13 @@ class Observer:
         self._starts_T = torch.tensor([entry.start for entry in entries], dtype=torch.int64)
         self._stops_T = torch.tensor([entry.stop for entry in entries], dtype=torch.int64)
 
-    def __call__(self, layer: int, weights_BHRN: Tensor) -> None:
-        """Called by each layer with the last queries' attention; stays on its device."""
-        if self.mass_T.device != weights_BHRN.device:
-            self.mass_T = self.mass_T.to(weights_BHRN.device)
-            self._starts_T = self._starts_T.to(weights_BHRN.device)
-            self._stops_T = self._stops_T.to(weights_BHRN.device)
-        summed = F.pad(weights_BHRN.sum((0, 1, 2), dtype=torch.float64).cumsum(0), (1, 0))
+    def __call__(self, layer: int, weights_BHN: Tensor) -> None:
+        """Called by each layer with the last query's attention; stays on its device."""
+        if self.mass_T.device != weights_BHN.device:
+            self.mass_T = self.mass_T.to(weights_BHN.device)
+            self._starts_T = self._starts_T.to(weights_BHN.device)
+            self._stops_T = self._stops_T.to(weights_BHN.device)
+        summed = F.pad(weights_BHN.sum((0, 1), dtype=torch.float64).cumsum(0), (1, 0))
         last = len(summed) - 1  # a prompt that was cut short has frames behind its end
         ends, begins = self._stops_T.clamp(max=last), self._starts_T.clamp(max=last)
         self.mass_T += (summed[ends] - summed[begins]).float()
@@ -108,21 +108,19 @@ def prefill(
     *,
     progress: Callable[[int], None] | None = None,
     observe: Callable[[int, Tensor], None] | None = None,
-    observe_all: bool = False,
 ) -> Tensor:
     """Feed embeddings [S_i, D] in order; returns the features [D] of the last position.
 
-    Positions go on from the cache's length. `observe` sees the attention of the last position,
-    or with `observe_all` of every one. Raises PromptError if the stream is empty.
+    Positions go on from the cache's length. `observe` sees the last position only. Raises
+    PromptError if the stream is empty.
     """
     last: Tensor | None = None
     block = PREFILL_BLOCK.get(model.device.type, PREFILL_BLOCK_GPU)
     for chunk, more in with_next(rechunk(stream, repeat(block))):
         past = cache.get_seq_length()
         positions = torch.arange(past, past + len(chunk), device=chunk.device)[None]
-        watch = observe if observe_all or not more else None
-        rows = len(chunk) if observe_all else 1
-        step = Step(positions_BS=positions, cache=cache, observe=watch, observed=rows)
+        watch = observe if not more else None
+        step = Step(positions_BS=positions, cache=cache, observe=watch)
         last = model.decoder(chunk[None].to(model.compute_dtype), step)[0, -1]
         if progress is not None:
             progress(past + len(chunk))

@@ -5,7 +5,7 @@ import torch
 from transformers import Qwen2Config, Qwen2Model
 
 from longtake.errors import CheckpointError
-from longtake.parts.attention import attend, attend_masked, observed_weights
+from longtake.parts.attention import attend, attend_masked, last_row_weights
 from longtake.parts.cache import SLACK, GrowingCache, kv_bytes_per_token
 from longtake.parts.qwen2 import Decoder, Step, decoder_config
 from longtake.parts.rope import theta_from_config
@@ -76,25 +76,11 @@ def test_attention_equals_masked(heads: int, kv_heads: int, queries: int, keys: 
     torch.testing.assert_close(with_gradients, attend_masked(q, k, v, None), rtol=0, atol=2e-6)
 
 
-def test_the_last_rows_weights() -> None:
+def test_last_row_weights() -> None:
     torch.manual_seed(3)
     q, k = torch.randn(1, 4, 3, 8), torch.randn(1, 2, 9, 8)
     scores = q[:, :, -1:] @ k.repeat_interleave(2, 1).transpose(2, 3) / 8**0.5
-    torch.testing.assert_close(next(observed_weights(q, k)), scores.softmax(-1))
-
-
-def test_weights_of_several_rows_are_causal(monkeypatch: pytest.MonkeyPatch) -> None:
-    q, k = torch.randn(1, 4, 5, 8), torch.randn(1, 2, 9, 8)
-    scores = q @ k.repeat_interleave(2, 1).transpose(2, 3) * 8**-0.5
-    seen = torch.ones(5, 9, dtype=torch.bool).tril(4)
-    whole = scores.masked_fill(~seen, -torch.inf).softmax(-1)
-    for rows in (3, 5, 9):
-        (weights,) = observed_weights(q, k, rows)
-        torch.testing.assert_close(weights, whole[:, :, -rows:])
-    monkeypatch.setattr("longtake.parts.attention.OBSERVED_ROWS", 2)
-    parts = list(observed_weights(q, k, 5))
-    assert [part.shape[2] for part in parts] == [2, 2, 1]
-    torch.testing.assert_close(torch.cat(parts, 2), whole)
+    torch.testing.assert_close(last_row_weights(q, k), scores.softmax(-1)[:, :, 0])
 
 
 def test_between_drops_and_moves(pair: tuple[Qwen2Model, Decoder]) -> None:

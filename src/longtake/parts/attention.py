@@ -9,8 +9,6 @@ Letters: B batch, H query heads, K key/value heads, G = H/K, S queries, N keys, 
 width.
 """
 
-from collections.abc import Iterator
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -53,25 +51,12 @@ def attend_masked(
     )
 
 
-OBSERVED_ROWS = 64
-"""Rows whose attention is written out at a time."""
-
-
-def observed_weights(q_BHSE: Tensor, k_BKNE: Tensor, rows: int = 1) -> Iterator[Tensor]:
-    """Attention of the last `rows` queries over all keys: [B, H, R, N] in fp32, R at most 64.
-
-    Never the matrix of all queries: a few rows at a time.
-    """
-    queries, keys = q_BHSE.shape[2], k_BKNE.shape[2]
+def last_row_weights(q_BHSE: Tensor, k_BKNE: Tensor) -> Tensor:
+    """Attention of the last query over all keys: [B, H, N], fp32; one row, never the matrix."""
     groups = k_BKNE.shape[1]
-    for start in range(max(0, queries - rows), queries, OBSERVED_ROWS):
-        part = q_BHSE[:, :, start : start + OBSERVED_ROWS] * q_BHSE.shape[-1] ** -0.5
-        q_BKGRE = part.unflatten(1, (groups, -1))
-        scores = (q_BKGRE @ k_BKNE.to(part.dtype).transpose(2, 3)[:, :, None]).float()
-        if start + 1 < queries:
-            later = torch.ones(scores.shape[3:], dtype=torch.bool, device=scores.device)
-            scores = scores.masked_fill(later.triu(keys - queries + start + 1), -torch.inf)
-        yield scores.softmax(-1).flatten(1, 2)
+    q_BKGE = q_BHSE[:, :, -1].unflatten(1, (groups, -1)) * q_BHSE.shape[-1] ** -0.5
+    scores = q_BKGE @ k_BKNE.to(q_BHSE.dtype).transpose(2, 3)
+    return scores.float().softmax(-1).flatten(1, 2)
 
 
 def _has_flash(q_BHSE: Tensor) -> bool:

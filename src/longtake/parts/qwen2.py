@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from longtake.errors import CheckpointError
-from longtake.parts.attention import attend, attend_masked, observed_weights
+from longtake.parts.attention import attend, attend_masked, last_row_weights
 from longtake.parts.fields import real, text, whole
 from longtake.parts.layers import Linear, RMSNorm
 from longtake.parts.rope import RopeTable, frequencies, rope_table, rotate
@@ -61,9 +61,7 @@ class Step:
     mask_BSN: Tensor | None = None
     """Which keys each query may see (true); None is plain causal."""
     observe: Callable[[int, Tensor], None] | None = None
-    """Called with (layer, attention of some queries [B, H, R, N]), a few rows at a time."""
-    observed: int = 1
-    """How many of the last queries are observed."""
+    """Called with (layer, the last query's attention [B, H, N]) where it is wanted."""
 
 
 Between = Callable[[int, Tensor, Step], tuple[Tensor, Step]]
@@ -92,8 +90,7 @@ class Attention(nn.Module):
         if step.cache is not None:
             k, v = step.cache.update(k, v, self.layer)
         if step.observe is not None:
-            for weights_BHRN in observed_weights(q, k, step.observed):
-                step.observe(self.layer, weights_BHRN)
+            step.observe(self.layer, last_row_weights(q, k))
         if step.mask_BSN is None:
             out = attend(q, k, v)
         else:
