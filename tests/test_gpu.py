@@ -1,6 +1,7 @@
 """What only a CUDA device can show; the first thing to run where there is one."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from longtake.engine import require_room
 from longtake.errors import CapacityError
 from longtake.parts.attention import attend, attend_masked, last_row_weights
 from longtake.parts.sampling import choose
+from longtake.store import load_memory, save_memory
 from longtake.types import Options
 from tests.tiny import CHECKPOINT, noise, tiny
 
@@ -73,3 +75,27 @@ def test_room() -> None:
     require_room(system.model, 1000)
     with pytest.raises(CapacityError, match="free on cuda"):
         require_room(system.model, 10**12)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ratio": 8},
+        {"ratio": "2,4,8", "dynamic": True},
+        {"ratio": 16, "fine": 2, "budget": "1MiB"},
+        {"ratio": 16, "fine": 2, "budget": "1MiB", "fine_on": "disk"},
+        {"ratio": 8, "kv": "int8"},
+    ],
+)
+def test_condensed_memories(options: dict[str, object], tmp_path: Path) -> None:
+    """The same ids as on CPU in fp32, before and after a file."""
+    folder = CHECKPOINT.parents[1] / "video_xl" / "checkpoint"
+    ids = []
+    for device in ("cpu", "cuda"):
+        system = load(folder, device=device, dtype="float32").variant(**options)
+        memory = system.watch(noise(23), max_frames=23)
+        written = system.options(max_new_tokens=8)
+        ids.append(system.ask(memory, "What happens?", written).ids)
+        loaded = load_memory(save_memory(memory, tmp_path / device), device)
+        ids.append(system.ask(loaded, "What happens?", written).ids)
+    assert len(set(ids)) == 1
