@@ -732,3 +732,18 @@ def test_a_memory_that_lies_is_told(tmp_path: Path) -> None:
             load_memory(other, "cpu")
     with pytest.raises(OptionError, match="cannot be used here"):
         load_memory(good, "cuda:9")
+
+
+def test_a_ratio_that_keeps_nothing_is_refused() -> None:
+    """The original would answer from a memory that holds nothing of the video."""
+    with pytest.raises(OptionError, match="ratio 1440 keeps nothing of 576 visual tokens"):
+        watch(tiny().variant(ratio=1440), 4)
+
+
+def test_a_temporary_folder_without_room_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def write(self, data: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(CapacityError, match=r"no room for the video's visual tokens .*TMPDIR"):
+        longtake.condense.spool(iter([torch.zeros(2, 3)]), Full())  # type: ignore[arg-type]

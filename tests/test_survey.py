@@ -141,6 +141,26 @@ def test_what_cannot_be_drawn_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_full_disk_leaves_the_picture_that_was_there(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "cuts.png"
+    Image.new("RGB", (5, 5)).save(target)
+    before = target.read_bytes()
+
+    def fail(self: Image.Image, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    code, _, err = run("inspect", clip, *TINY, "--ratio", 8, "--timeline", target)
+    assert code == 1
+    assert "No space left on device" in err
+    assert "cuts.png" in err
+    assert target.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [target]
+
+
 def test_a_model_or_a_picture_has_no_timeline(tmp_path: Path) -> None:
     picture = tmp_path / "still.png"
     Image.new("RGB", (64, 64)).save(picture)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from longtake.engine import prefill
-from longtake.errors import OptionError
+from longtake.errors import CapacityError, OptionError
 from longtake.model import LongtakeModel
 from longtake.parts.cache import GrowingCache
 from longtake.parts.intervals import (
@@ -127,6 +127,11 @@ class Level:
         A summary belongs to the frame of its last visual token.
         """
         ends = torch.cat(self._ends)
+        if not len(ends):
+            raise OptionError(
+                f"ratio {self.windows[-1].ratio} keeps nothing of {self._read} visual tokens; "
+                "choose a smaller ratio, or more frames"
+            )
         first = self.cache.get_seq_length() - len(ends)
         stops = torch.tensor(list(accumulate(tokens for tokens, _ in frames)))
         places = [first, *(first + torch.searchsorted(ends, stops)).tolist()]
@@ -222,7 +227,14 @@ def spool(stream: Iterator[Tensor], file: IO[bytes]) -> tuple[torch.dtype, int, 
     kind: tuple[torch.dtype, int, torch.device] | None = None
     for features_ND in stream:
         kind = (features_ND.dtype, features_ND.shape[1], features_ND.device)
-        file.write(features_ND.cpu().contiguous().view(torch.uint8).numpy().data)
+        try:
+            file.write(features_ND.cpu().contiguous().view(torch.uint8).numpy().data)
+            file.flush()
+        except OSError as error:
+            raise CapacityError(
+                f"{tempfile.gettempdir()} has no room for the video's visual tokens "
+                f"({error.strerror}); free some, or set TMPDIR to another folder"
+            ) from error
     if kind is None:
         raise OptionError("there is nothing to condense: the visual has no tokens")
     return kind

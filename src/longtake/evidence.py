@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -35,12 +36,26 @@ def check_target(path: Path) -> None:
         raise OptionError(f"{path.parent} is no folder, so {path.name} cannot be saved in it")
 
 
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Save a picture aside and rename it, so that a full disk leaves what was there before."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=path.suffix, delete=False) as file:
+        aside = Path(file.name)
+    try:
+        picture.save(aside)
+        aside.chmod(0o644)  # temporary files are private
+        aside.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 def saver(source: Video | Tensor, path: Path) -> Callable[[Answer], None]:
     """What saves the moments of an answer; raises OptionError now if that cannot be done."""
     check_target(path)
     if not isinstance(source, Video):
         raise OptionError("--evidence shows moments of a video; a still picture has none")
-    return lambda answer: contact_sheet(source, answer.evidence).save(path)
+    return lambda answer: save_picture(contact_sheet(source, answer.evidence), path)
 
 
 def contact_sheet(video: Video, spans: Sequence[Span]) -> Image.Image:

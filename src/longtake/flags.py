@@ -115,7 +115,7 @@ class Condensing:
     ] = None
     fine: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Keep a finer copy of this ratio too, for what is asked."),
+        typer.Option(metavar="N", help="Keep a finer copy of this ratio too; needs --budget."),
     ] = None
     budget: Annotated[
         str | None,

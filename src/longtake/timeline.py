@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from longtake.errors import OptionError
-from longtake.evidence import check_target
+from longtake.evidence import check_target, save_picture
 from longtake.survey import Cut, Survey, survey
 from longtake.system import System
 from longtake.terminal import bars, clock
@@ -39,7 +39,7 @@ def save_timeline(
     with open_video(path) as video:
         with bars() as progress:
             found = survey(system(), video, max_frames, progress)
-        draw(video, found).save(target)
+        save_picture(draw(video, found), target)
     return found
 
 
