@@ -22,6 +22,10 @@ SHADES = ("#2f5d50", "#3b4a6b")
 MOST_THUMBNAILS = 10
 THUMBNAIL = 108
 """Pixels across."""
+LEGEND = (
+    "line: how much a frame resembles the next   dot: a dip that splits the video   "
+    "bar: a window; 1:8 keeps one of eight tokens, a taller bar keeps more"
+)
 CURVE, BARS = 120, 64
 """Heights of the curve of similarity and of the windows."""
 
@@ -51,7 +55,7 @@ def draw(video: Video, survey: Survey) -> Image.Image:
     """
     picture_height = max(1, round(THUMBNAIL * video.height / video.width))
     top = 36 + picture_height + 16
-    height = top + CURVE + 24 + BARS + 52
+    height = top + CURVE + 24 + BARS + 72
     sheet = Image.new("RGB", (WIDTH, height), GROUND)
     pen = ImageDraw.Draw(sheet)
     scale = Scale(max(survey.duration, survey.seconds[-1], 1e-6))
@@ -59,7 +63,8 @@ def draw(video: Video, survey: Survey) -> Image.Image:
     draw_thumbnails(sheet, video, survey, scale)
     draw_curve(pen, survey, scale, top)
     draw_windows(pen, survey, scale, top + CURVE + 24)
-    draw_axis(pen, scale, height - 36)
+    draw_axis(pen, scale, height - 56)
+    pen.text((MARGIN, height - 26), LEGEND, fill=DIM, font=font(12))
     return sheet
 
 
