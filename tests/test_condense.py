@@ -515,6 +515,8 @@ def test_a_failed_write_leaves_the_old_file(
         ({"fine": 2, "budget": "1 parsec", "ratio": 8}, "budget must be bytes such as 300MiB"),
         ({"fine": 8, "budget": "1GB", "ratio": 8}, "must be smaller than 8"),
         ({"ratio": 8.0}, "whole numbers from 1"),
+        ({"ratio": 8, "mix": "sequence"}, "mix chooses among several ratios"),
+        ({"dynamic": True, "mix": "sequence", "average_ratio": 4}, "leave it or mix out"),
         ({"ratio": "9" * 5000}, "whole numbers such as 8"),
         ({"mix": 5}, "mix 5 is unknown"),
         ({"mix": "adapt-" + "9" * 50}, "is unknown"),
