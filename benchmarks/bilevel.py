@@ -4,7 +4,7 @@ The task and the model are those of `benchmarks/ledger.py`. For every question: 
 ratio; two levels (16, and 2 for what the question looks at) at the bytes of some ratios; and, as
 controls, the same bytes with windows drawn at random and with the right window known.
 
-    python benchmarks/bilevel.py --weights benchmarks/ledger.safetensors
+    python -m benchmarks.bilevel --weights benchmarks/ledger.safetensors
 """
 
 from __future__ import annotations
@@ -245,7 +245,7 @@ def main() -> None:
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     text = (
-        f"# Bi-level memories\n\n`python benchmarks/bilevel.py --rows {options.rows} --windows "
+        f"# Bi-level memories\n\n`python -m benchmarks.bilevel --rows {options.rows} --windows "
         f"{options.windows} --questions {options.questions}` on {machine}; {packages}; "
         f"{time.monotonic() - began:.0f} s.\n\n{table(points)}\n\nAt the bytes of ratio 12, two "
         f"levels close {share:.0%} of the gap between ratio {COARSE} and ratio {FINE}.\n\n"

@@ -615,6 +615,9 @@ def test_options_go_on_from_what_was_chosen() -> None:
     assert cutting.variant(ratio=4).condense.intervals == Intervals(longest=9)
     assert cutting.variant(shortest=2).condense.intervals == Intervals(longest=9, shortest=2)
     assert cutting.variant(dynamic=False).condense.intervals is None
+    averaged = tiny().variant(dynamic=True, average_ratio=4)
+    with pytest.raises(OptionError, match="leave it or mix out"):
+        averaged.variant(mix="sequence")
 
 
 def test_adapt_looks_at_the_video_while_it_is_watched() -> None:

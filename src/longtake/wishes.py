@@ -56,7 +56,8 @@ class CondenseWishes:
             ratios = replace(ratios, choices=ratios_of(self.ratio))
         if self.mix is not None and len(ratios.choices) == 1:
             raise OptionError("mix chooses among several ratios; give them, as in 2,4,8")
-        if self.mix is not None and self.average_ratio is not None:
+        averaged = how.intervals is not None and how.intervals.average is not None
+        if self.mix is not None and (averaged or self.average_ratio is not None):
             raise OptionError("average_ratio chooses every ratio itself; leave it or mix out")
         how = replace(how, ratios=ratios, **self.given("window", "place"))
         if self.ratio is not None or self.window is not None:

@@ -116,7 +116,7 @@ class MLP(nn.Module):
     def _whole(self, x_BSD: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             return self.down_proj(F.silu(self.gate_proj(x_BSD)) * self.up_proj(x_BSD))
-        # in place: large fresh buffers cost page faults, a tenth of a window's time on CPU
+        # in place: on CPU each large fresh buffer costs page faults
         gate = F.silu(self.gate_proj(x_BSD), inplace=True)
         return self.down_proj(gate.mul_(self.up_proj(x_BSD)))
 

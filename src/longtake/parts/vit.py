@@ -47,8 +47,8 @@ class ViTConfig:
 
 
 CPU_BYTES = 20_000_000
-"""Larger buffers are mapped and unmapped at each operation, which took 13 % of a tower's time and
-hundreds of MiB (16 frames of 577 tokens, MLP 2048)."""
+"""Larger buffers are mapped from and given back to the system at each operation: page faults, and
+memory for nothing."""
 
 
 def quick_gelu(x: Tensor) -> Tensor:
