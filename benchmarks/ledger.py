@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from longtake.model import LongtakeModel, blueprint, build
 from longtake.parts.qwen2 import DecoderConfig
+from longtake.parts.rope import Rope
 from longtake.parts.summary import SummaryDecoder, begin_summaries
 from longtake.parts.vit import ViTConfig
 from longtake.parts.windows import Ratios
@@ -59,7 +60,7 @@ SIZES = DecoderConfig(
     mlp=256,
     vocab=VOCABULARY,
     eps=1e-6,
-    rope_theta=1e6,
+    rope=Rope(theta=1e6),
 )
 TOWER = ViTConfig(
     hidden=16,

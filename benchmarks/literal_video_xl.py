@@ -196,7 +196,7 @@ Table = tuple[Tensor, Tensor]
 def rotary(length: int, config: Any) -> Table:
     """The table of all positions from 0."""
     exponents = torch.arange(0, config.head_dim, 2).float() / config.head_dim
-    angles = torch.outer(torch.arange(length).float(), 1.0 / config.rope_theta**exponents)
+    angles = torch.outer(torch.arange(length).float(), 1.0 / config.rope.theta**exponents)
     both = torch.cat([angles, angles], dim=-1)
     return both.cos(), both.sin()
 

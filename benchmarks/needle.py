@@ -35,6 +35,7 @@ from longtake.types import Entry, Frames, Memory, VisualTokens
 from longtake.video.cards import Card, draw_card, random_card, random_look
 from longtake.video.decode import open_video
 from longtake.video.insert import Place, insert_card
+from longtake.video.sample import Footage
 
 RESULTS = Path(__file__).parent / "results"
 WEAR = 0.5
@@ -66,7 +67,8 @@ def tokens_of(system: System, frames: Iterator[Frames]) -> list[VisualTokens]:
 def encode(system: System, clip: Path, frames: int) -> Haystack:
     """Sample a clip by the model's own rule; a clip with fewer frames gives some of them twice."""
     with open_video(clip) as video:
-        indices = list(system.sample(video.frames, frames))
+        footage = Footage(frames=video.frames, fps=video.fps)
+        indices = list(system.sample(footage, frames))
         tokens = tokens_of(system, video.read(indices))
         return Haystack(
             clip=clip.stem,

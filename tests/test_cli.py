@@ -399,6 +399,8 @@ def test_a_model_folder_that_is_broken(
         (["--temperature", "-1"], 2, "temperature"),
         (["--max-new-tokens", "0"], 2, "max_new_tokens"),
         (["--stop", ""], 2, "stop"),
+        (["--extend", "bogus"], 2, "extend 'bogus' is unknown; choose none, yarn or yarn:N"),
+        (["--extend", "yarn:0.5"], 2, "extend needs a number from 1"),
         (["--json", "--stream"], 2, "--stream"),
     ],
 )
@@ -487,7 +489,7 @@ def test_a_full_disk_is_one_line(words: list[str], clip: Path) -> None:
 
 CONDENSING = (
     "--ratio --mix --window --place --dynamic --no-dynamic --shortest --longest --average-ratio "
-    "--fine --budget --fine-on --kv "
+    "--fine --budget --fine-on --kv --extend "
 )
 OPTIONS = {
     "ask": "video question --model -m --system --vision-tower --device --dtype --max-frames "

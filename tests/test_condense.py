@@ -528,7 +528,7 @@ def test_a_failed_write_leaves_the_old_file(
         ({"fine": 2, "budget": "1GB", "ratio": 8, "fine_on": "tape"}, "in memory or on disk"),
         ({"fine": 2, "budget": "1GB", "ratio": 8, "kv": "int8"}, "leave kv or fine out"),
         ({"kv": "int3"}, "kv 'int3' is unknown; choose full, int8, int4"),
-        ({"colour": 3}, "video_xl has no option 'colour'; it has kv, ratio"),
+        ({"colour": 3}, "video_xl has no option 'colour'; it has kv, extend, ratio"),
     ],
 )
 def test_bad_options_are_one_clear_line(options: dict[str, Any], words: str) -> None:

@@ -7,6 +7,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from longtake.errors import PromptError
 from longtake.model import LongtakeModel, blueprint, build, padding_mask
 from longtake.parts.qwen2 import decoder_config
+from longtake.parts.rope import Rope
 from longtake.parts.vit import ViTConfig
 
 TOWER = ViTConfig(
@@ -40,7 +41,7 @@ def pair() -> tuple[Qwen2ForCausalLM, LongtakeModel]:
         pad_token_id=0,
     )
     reference = Qwen2ForCausalLM(config).eval()
-    model = build(blueprint(TOWER, decoder_config(config.to_dict(), 1e6))).eval()
+    model = build(blueprint(TOWER, decoder_config(config.to_dict(), Rope(theta=1e6)))).eval()
     model.decoder.load_state_dict(reference.model.state_dict())
     model.lm_head.load_state_dict(reference.lm_head.state_dict())
     return reference, model
@@ -95,7 +96,7 @@ def test_gradients_reach_every_part_with_checkpointing() -> None:
         num_key_value_heads=1,
         vocab_size=50,
     )
-    model = build(blueprint(TOWER, decoder_config(config.to_dict(), 1e4)))
+    model = build(blueprint(TOWER, decoder_config(config.to_dict(), Rope(theta=1e4))))
     model.train()
 
     def gradients() -> list[torch.Tensor]:

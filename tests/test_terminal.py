@@ -4,8 +4,22 @@ from pathlib import Path
 
 import pytest
 
+from longtake.costs import compare, dropping_stages, whole_stages
 from longtake.inspect import Cost, ModelReport, VideoReport
-from longtake.terminal import clock, harmless, model_text, moment, say, size, table, video_text
+from longtake.parts.dropping import Schedule
+from longtake.sizes import FLASH_7B_448, LONGVA_7B
+from longtake.terminal import (
+    clock,
+    comparison_text,
+    harmless,
+    model_text,
+    moment,
+    say,
+    size,
+    table,
+    video_text,
+    work,
+)
 from longtake.types import Span
 
 
@@ -39,6 +53,23 @@ def test_clock(seconds: float, told: str) -> None:
 )
 def test_size(count: int, told: str) -> None:
     assert size(count) == told
+
+
+@pytest.mark.parametrize(
+    ("flops", "told"),
+    [
+        (0, "0 FLOP"),
+        (999, "999 FLOP"),
+        (1500, "1.50 kFLOP"),
+        (9_996_000, "10.0 MFLOP"),
+        (99_960_000_000, "100 GFLOP"),
+        (999_600_000_000, "1.00 TFLOP"),
+        (434_970_000_000_000_000, "435 PFLOP"),
+        (4_349_700_000_000_000_000, "4,350 PFLOP"),
+    ],
+)
+def test_work(flops: float, told: str) -> None:
+    assert work(flops) == told
 
 
 @pytest.mark.parametrize(
@@ -120,3 +151,31 @@ def test_costs_are_told_against_the_window_where_there_is_one(
         ),
     )
     assert model_text(report).splitlines()[-1].strip() == last
+
+
+def test_stages_stand_above_those_of_another() -> None:
+    drop = Schedule(layers=(4, 18), ratios=(1, 0.75, 0.25))
+    stages = dropping_stages(FLASH_7B_448, 511, drop)
+    found = compare(511, "flash", stages, "LongVA-7B", whole_stages(LONGVA_7B, 511))
+    assert comparison_text(found).splitlines() == [
+        "511 frames",
+        "",
+        "flash           tokens per frame   tokens     memory     compute",
+        "  tower                   785.53  401,408              352 TFLOP",
+        "  merge                    16.03    8,192              913 GFLOP",
+        "  projector                16.03    8,192              271 GFLOP",
+        "  layers 0-3               16.03    8,192   64.0 MiB  17.2 TFLOP",
+        "  layers 4-17              12.02    6,144  168.0 MiB  43.9 TFLOP",
+        "  layers 18-27              4.01    2,048   40.0 MiB  9.85 TFLOP",
+        "total                                      272.0 MiB   424 TFLOP",
+        "",
+        "LongVA-7B       tokens per frame   tokens     memory     compute",
+        "  tower                      576  294,336              187 TFLOP",
+        "  projector                  576  294,336             9.72 TFLOP",
+        "  pool                       144   73,584             1.05 GFLOP",
+        "  layers 0-27                144   73,584    3.9 GiB  2.05 PFLOP",
+        "total                                        3.9 GiB  2.24 PFLOP",
+        "",
+        "LongVA-7B takes 5.30 times the compute, 28.9 times the language model's,",
+        "and 14.8 times the memory",
+    ]

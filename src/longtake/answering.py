@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from longtake.engine import Observer, Written, memory_errors, prefill, write
+from longtake.engine import Observer, Written, memory_errors, write
 from longtake.errors import OptionError, PromptError
 from longtake.model import LongtakeModel
 from longtake.parts.cache import GrowingCache
-from longtake.parts.splice import embed_pieces
 from longtake.parts.text import cut_at_stop
 from longtake.types import Answer, Memory, Options
 
@@ -35,6 +34,14 @@ class Speaker(Protocol):
 
     def text(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens left out."""
+
+    def read(
+        self,
+        cache: GrowingCache,
+        ids: Sequence[int],
+        observe: Callable[[int, Tensor], None] | None = None,
+    ) -> Tensor:
+        """Read text behind a memory; features [D] of its last token."""
 
 
 def published_options(published: Mapping[str, Any], overrides: Mapping[str, Any]) -> Options:
@@ -61,14 +68,12 @@ def answer(
     `features_D`: of the memory's last position, for an answer that follows without a word.
     """
     cache = continuable(memory, speaker.model)
-    observer = Observer(memory.entries if options.evidence else ())
+    observer = Observer(memory.entries if options.evidence else (), cache.rows_of)
     observe = observer if observer.entries else None
     began = time.perf_counter()
     with memory_errors():
         if ids or features_D is None:
-            pieces = [tuple(ids)] if ids else []
-            stream = embed_pieces(pieces, speaker.model.embed, speaker.model.device)
-            features_D = prefill(speaker.model, stream, cache, observe=observe)
+            features_D = speaker.read(cache, ids, observe)
         asked, prompt_tokens = time.perf_counter(), cache.get_seq_length()
         out: Written = write(
             speaker.model,

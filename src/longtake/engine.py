@@ -43,8 +43,12 @@ class Observer:
     an attention matrix.
     """
 
-    def __init__(self, entries: Sequence[Entry]) -> None:
+    def __init__(
+        self, entries: Sequence[Entry], rows_of: Callable[[int], Tensor | None] | None = None
+    ) -> None:
+        """`rows_of`: which of the memory's tokens a layer holds, in order; None is all of them."""
         self.entries = tuple(entries)
+        self._rows_of = rows_of or every_row
         self.mass_T = torch.zeros(len(entries))
         """Attention on each frame so far, fp32, on the model's device."""
         self._starts_T = torch.tensor([entry.start for entry in entries], dtype=torch.int64)
@@ -58,8 +62,18 @@ class Observer:
             self._stops_T = self._stops_T.to(weights_BHN.device)
         summed = F.pad(weights_BHN.sum((0, 1), dtype=torch.float64).cumsum(0), (1, 0))
         last = len(summed) - 1  # a prompt that was cut short has frames behind its end
-        ends, begins = self._stops_T.clamp(max=last), self._starts_T.clamp(max=last)
+        begins, ends = (edges.clamp(max=last) for edges in self._edges(layer))
         self.mass_T += (summed[ends] - summed[begins]).float()
+
+    def _edges(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Where each frame's tokens begin and end among those that a layer holds."""
+        rows = self._rows_of(layer)
+        if rows is None:
+            return self._starts_T, self._stops_T
+        starts_T, stops_T = (
+            torch.searchsorted(rows, edges) for edges in (self._starts_T, self._stops_T)
+        )
+        return starts_T, stops_T
 
     def spans(self, durations: Sequence[float], most: int = 5) -> tuple[Span, ...]:
         """Runs of frames that stand out, heaviest first.
@@ -100,6 +114,11 @@ class Observer:
         return max(entry.seconds, durations[entry.visual])
 
 
+def every_row(layer: int) -> Tensor | None:
+    """A layer that holds all of a memory's tokens."""
+    return None
+
+
 @torch.no_grad()
 def prefill(
     model: LongtakeModel,
@@ -115,18 +134,41 @@ def prefill(
     PromptError if the stream is empty.
     """
     last: Tensor | None = None
-    block = PREFILL_BLOCK.get(model.device.type, PREFILL_BLOCK_GPU)
-    for chunk, more in with_next(rechunk(stream, repeat(block))):
+    for chunk, more in with_next(rechunk(stream, repeat(block_size(model)))):
         past = cache.get_seq_length()
         positions = torch.arange(past, past + len(chunk), device=chunk.device)[None]
         watch = observe if not more else None
         step = Step(positions_BS=positions, cache=cache, observe=watch)
-        last = model.decoder(chunk[None].to(model.compute_dtype), step)[0, -1]
+        last = model.decoder(chunk[None].to(model.compute_dtype), step, cache.between)[0, -1]
         if progress is not None:
             progress(past + len(chunk))
     if last is None:
         raise PromptError("there is nothing to read: the prompt has no tokens")
     return last
+
+
+@dataclass
+class Notes:
+    """What passes while pieces are read."""
+
+    entries: list[Entry] = field(default_factory=list)
+    """Where each frame lies."""
+    ids: list[int] = field(default_factory=list)
+    """Text, in order."""
+
+    def of(self, pieces: Iterator[Piece], place: int) -> Iterator[Piece]:
+        """The same pieces; the first token is token `place` of the sequence."""
+        for piece in pieces:
+            if isinstance(piece, VisualTokens):
+                self.entries.extend(entries_of(piece, place))
+            else:
+                self.ids.extend(piece)
+            place += piece_tokens(piece)
+            yield piece
+
+    def reading(self, features_D: Tensor | None) -> Reading:
+        """All of it."""
+        return Reading(features_D=features_D, entries=tuple(self.entries), ids=tuple(self.ids))
 
 
 def read_pieces(
@@ -136,41 +178,38 @@ def read_pieces(
     progress: Callable[[int], None],
 ) -> Reading:
     """Read text and visuals in order; every token is kept."""
-    entries: list[Entry] = []
-    ids: list[int] = []
+    notes = Notes()
+    noted = notes.of(pieces, cache.get_seq_length())
+    stream = embed_pieces(noted, model.embed, model.device)
+    return notes.reading(prefill(model, stream, cache, progress=progress))
 
-    def noted() -> Iterator[Piece]:
-        place = cache.get_seq_length()
-        for piece in pieces:
-            if isinstance(piece, VisualTokens):
-                entries.extend(entries_of(piece, place))
-            else:
-                ids.extend(piece)
-            place += piece_tokens(piece)
-            yield piece
 
-    stream = embed_pieces(noted(), model.embed, model.device)
-    last_D = prefill(model, stream, cache, progress=progress)
-    return Reading(features_D=last_D, entries=tuple(entries), ids=tuple(ids))
+def block_size(model: LongtakeModel) -> int:
+    """Tokens read at a time on the model's device."""
+    return PREFILL_BLOCK.get(model.device.type, PREFILL_BLOCK_GPU)
 
 
 def require_room(model: LongtakeModel, tokens: int, held: int = 0) -> None:
     """Raise CapacityError if keys and values of `tokens`, `held` of them there, do not fit."""
-    config, device = model.config, model.device
+    config = model.config
     each = kv_bytes_per_token(
         config.num_hidden_layers,
         config.num_key_value_heads,
         config.head_dim,
         model.compute_dtype,
     )
+    require_bytes(model.device, (tokens - held) * each, f"{tokens} tokens")
+
+
+def require_bytes(device: torch.device, need: int, what: str) -> None:
+    """Raise CapacityError if so many bytes of keys and values of `what` are not free."""
     free = psutil.virtual_memory().available
     if device.type == "cuda":
         idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         free = torch.cuda.mem_get_info(device)[0] + idle
-    need = (tokens - held) * each
     if need > free:
         raise CapacityError(
-            f"{tokens} tokens need {need / 2**30:.1f} GiB of keys and values, "
+            f"{what} need {need / 2**30:.1f} GiB of keys and values, "
             f"{free / 2**30:.1f} GiB are free on {device.type}; "
             f"about {free / need:.0%} of the frames would fit"
         )

@@ -125,9 +125,22 @@ class Condensing:
         str | None, typer.Option(metavar="WHERE", help="The finer copy: memory or disk.")
     ] = None
 
+    drop: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RULE",
+            help="Visual tokens dropped between layers: 4,18:1,0.75,0.25, card, repository, off.",
+        ),
+    ] = None
     kv: Annotated[
         str | None,
         typer.Option(metavar="KIND", help="Hold keys and values as full, int8 or int4."),
+    ] = None
+    extend: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND", help="Read further than trained: yarn:4 is 4 times as far; or none."
+        ),
     ] = None
 
     def given(self) -> dict[str, Any]:

@@ -170,7 +170,7 @@ def cost_of(made: System, frames: int, dtype: torch.dtype) -> Cost:
         frames=frames,
         tokens=tokens,
         kept=made.kept(tokens),
-        cache_bytes=round(made.kept(tokens) * made.row_bytes(dtype)),
+        cache_bytes=made.memory_bytes(tokens, dtype),
         fits=made.window is None or made.reach(tokens) < made.window,
     )
 

@@ -25,13 +25,13 @@ from longtake.parts.fields import mapping, text, whole
 from longtake.parts.pooling import PoolFrames, PoolMode, grid_pool
 from longtake.parts.projector import projector_depth
 from longtake.parts.qwen2 import Decoder, DecoderConfig, decoder_config
-from longtake.parts.rope import theta_from_config
+from longtake.parts.rope import rope_from_config
 from longtake.parts.vit import ViTConfig
 from longtake.system import System
 from longtake.types import VisualTokens
 from longtake.video.anyres import Size, image_crops, parse_pinpoints
 from longtake.video.pixels import ClipProcessor
-from longtake.video.sample import uniform
+from longtake.video.sample import evenly
 
 TOWER = "model.vision_tower.vision_tower.vision_model."
 
@@ -92,7 +92,7 @@ class LlavaConfig:
         return {
             "tower": vit,
             "tower_layers": clip_layers(tower),
-            "decoder": decoder_config(config, theta_from_config(config)),
+            "decoder": decoder_config(config, rope_from_config(config)),
             "projector_depth": projector_depth(text(config, "mm_projector_type", "linear")),
             "tied": bool(config.get("tie_word_embeddings", False)),
             "stride": whole(config, "mm_spatial_pool_stride", 2),
@@ -124,7 +124,7 @@ class Llava(System):
     name: ClassVar[str]
     config: LlavaConfig
 
-    def see_image(self, image_CHW: Tensor) -> VisualTokens:
+    def see_image(self, image_CHW: Tensor, alone: bool = True) -> VisualTokens:
         """UniRes (LongVA, section 3.3): the grid's crops pooled like frames, the base one dropped.
 
         An image of one crop keeps all its patches; "flat" keeps everything of every crop.
@@ -174,7 +174,7 @@ def wiring(config: LlavaConfig, where: Where) -> dict[str, Any]:
         "tokenizer": tokenizer,
         "processor": ClipProcessor.from_config(where.tower.pixels),
         "template": QWEN_1_5,
-        "sample": uniform,
+        "sample": evenly,
         "compress": PoolFrames(config.stride, config.mode),
         "frames": config.frames,
         "end_ids": end_ids(where.folder, tokenizer),

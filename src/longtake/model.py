@@ -8,9 +8,10 @@ Letters: T frames, P patches, B batch, S sequence, D width, V vocabulary.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import Any, Self, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +21,14 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from longtake.errors import PromptError
+from longtake.parts.attention import padded_causal
 from longtake.parts.cache import GrowingCache
 from longtake.parts.projector import Projector
 from longtake.parts.qwen2 import Between, Decoder, DecoderConfig, Step
+from longtake.parts.rope import Rope
 from longtake.parts.vit import ViT, ViTConfig
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class LongtakeConfig(PreTrainedConfig):
@@ -85,6 +90,18 @@ class LongtakeModel(PreTrainedModel, GenerationMixin):
     def compute_dtype(self) -> torch.dtype:
         """fp32 on CPU whatever the weights are (docs/design.md), else the weights' dtype."""
         return torch.float32 if self.device.type == "cpu" else self.dtype
+
+    @property
+    def rope(self) -> Rope:
+        """How positions become angles."""
+        return cast(Decoder, self.decoder).config.rope
+
+    def positioned(self, rope: Rope) -> Self:
+        """The same weights, shared and not copied, with other positions; this model stays."""
+        made, decoder = shallow(self), shallow(cast(Decoder, self.decoder))
+        decoder.config = replace(decoder.config, rope=rope)
+        made.decoder = decoder
+        return made
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embedding."""
@@ -148,6 +165,8 @@ class LongtakeModel(PreTrainedModel, GenerationMixin):
             cache=past_key_values,
             mask_BSN=padding_mask(attention_mask, x_BSD.shape[1]),
         )
+        if between is None and isinstance(past_key_values, GrowingCache):
+            between = past_key_values.between
         features_BSD = self.decoder(x_BSD, step, between)
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         return CausalLMOutputWithPast(
@@ -159,6 +178,15 @@ class LongtakeModel(PreTrainedModel, GenerationMixin):
         return GrowingCache(reserve)
 
 
+def shallow(module: M) -> M:
+    """A module of its own over the same children and weights."""
+    made = copy.copy(module)
+    # nn.Module keeps children, weights and hooks in dicts, which are still the first one's
+    own = {name: copy.copy(held) for name, held in vars(made).items() if isinstance(held, dict)}
+    vars(made).update(own)
+    return made
+
+
 def padding_mask(attention_mask_BN: Tensor | None, queries: int) -> Tensor | None:
     """Causal mask [B, S, N] of a padded batch; None where nothing is padded (plain causal)."""
     if attention_mask_BN is None:
@@ -168,13 +196,7 @@ def padding_mask(attention_mask_BN: Tensor | None, queries: int) -> Tensor | Non
         raise PromptError(f"attention_mask must mark padding, [batch, keys], got shape {shape}")
     if bool(attention_mask_BN.all()):
         return None
-    keys = attention_mask_BN.shape[1]
-    causal = torch.ones(queries, keys, dtype=torch.bool, device=attention_mask_BN.device)
-    causal = causal.tril(keys - queries)
-    seen = causal & attention_mask_BN[:, None].bool()
-    # a padding query sees itself, or its softmax would be 0/0
-    itself = torch.eye(keys, dtype=torch.bool, device=causal.device)[keys - queries :]
-    return seen | itself
+    return padded_causal(attention_mask_BN.bool(), queries)
 
 
 def blueprint(

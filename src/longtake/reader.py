@@ -19,8 +19,9 @@ from longtake.errors import OptionError
 from longtake.parts.splice import Piece, piece_tokens
 from longtake.types import Frames, VisualTokens
 from longtake.video.decode import Video
-from longtake.video.inputs import Held, Source, open_source
+from longtake.video.inputs import Held, Source, is_still, open_source
 from longtake.video.prefetch import ahead
+from longtake.video.sample import Footage, Sampler, part_of
 
 CHUNK = 16
 """Frames decoded, resized and encoded at a time."""
@@ -47,12 +48,22 @@ def frames_wanted(number: object) -> int:
     return number
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What was shown of a source."""
+
+    frames: int
+    """Frames sampled; 1 of a still image."""
+    seconds: float | None
+    """How long the video, or the part of it, is said to last; None for a still image."""
+
+
 class Eye(Protocol):
     """What reading asks of a system."""
 
     @property
-    def sample(self) -> Callable[[int, int], Sequence[int]]:
-        """(frames of the video, frames wanted) -> indices."""
+    def sample(self) -> Sampler:
+        """(what there is, frames wanted) -> indices."""
 
     @property
     def compress(self) -> Callable[[Iterator[VisualTokens]], Iterator[VisualTokens]]:
@@ -64,8 +75,11 @@ class Eye(Protocol):
     def see(self, fitted: Iterator[Fitted]) -> Iterator[VisualTokens]:
         """Tower and projector."""
 
-    def see_image(self, image_CHW: Tensor) -> VisualTokens:
-        """All tokens of one still image."""
+    def see_image(self, image_CHW: Tensor, alone: bool = True) -> VisualTokens:
+        """All tokens of one still image; `alone`: it is the only one of its prompt."""
+
+    def follow(self, shown: Shown, last: bool) -> str:
+        """Text that follows a visual; `last`: the question comes next."""
 
     def tokens(self, text: str) -> tuple[int, ...]:
         """Token ids of a stretch of prompt."""
@@ -102,7 +116,12 @@ class Reader:
     progress: Progress
     reserve: Callable[[int, int], None]
     """Told, before a video's first token, how many there will be in all and how many of it."""
+    part: tuple[float | None, float | None] = (None, None)
+    """Seconds of each video between which frames are sampled; None is its beginning or end."""
     durations: list[float] = field(default_factory=list)
+    """Of each source so far: seconds at which its last frame ends, 0 for a still image."""
+    lead: str = "\n"
+    """Text between the last visual and the question."""
     warnings: list[str] = field(default_factory=list)
     frames: int = 0
     """Frames and images given out so far."""
@@ -112,19 +131,22 @@ class Reader:
     """Visual tokens given out so far."""
     place: int = 0
     """Tokens given out so far."""
+    shown: Shown = field(default_factory=lambda: Shown(frames=0, seconds=None))
+    """What was shown of the source before."""
     expected: int = 0
     """Tokens there will be when the current source has been read; 0 until that is known."""
 
     def stream(self, head: str, sources: Sequence[Source]) -> Generator[Piece]:
-        """The head, then each source's tokens, a space between sources."""
+        """The head, then each source's tokens, and between sources what follows the earlier."""
         yield self._text(head)
+        alone = sum(is_still(source) for source in sources) == 1
         for number, source in enumerate(sources):
             if number:
-                yield self._text(" ")
-            for tokens in self._tokens(source):
-                self.frames += len(tokens.counts)
+                yield self._text(self.lead)
+            for tokens in self._tokens(source, alone):
                 self.visual += len(tokens.features_ND)
                 yield self._placed(replace(tokens, visual=number))
+            self.lead = self.eye.follow(self.shown, last=number + 1 == len(sources))
 
     def prefilled(self, tokens: int) -> None:
         """Report how far the language model has read."""
@@ -137,12 +159,14 @@ class Reader:
         self.place += piece_tokens(piece)
         return piece
 
-    def _tokens(self, source: Source) -> Iterator[VisualTokens]:
+    def _tokens(self, source: Source, alone: bool) -> Iterator[VisualTokens]:
         opened = open_source(source)
         if isinstance(opened, Tensor):
-            tokens = self.eye.see_image(opened)
+            tokens = self.eye.see_image(opened, alone)
             self.durations.append(0.0)
-            self.patches += len(tokens.features_ND)
+            self.patches += patches_of(tokens)
+            self.frames += 1
+            self.shown = Shown(frames=1, seconds=None)
             yield tokens
             return
         try:
@@ -153,15 +177,19 @@ class Reader:
 
     def _video(self, video: Video | Held) -> Iterator[VisualTokens]:
         self.expected = 0
-        indices = list(self.eye.sample(video.frames, self.num))
-        self.durations.append(video.duration)
+        whole = Footage(frames=video.frames, fps=video.fps)
+        footage = part_of(whole, *self.part)
+        indices = list(self.eye.sample(footage, self.num))
+        self.shown = Shown(frames=len(indices), seconds=footage.seconds)
+        ends = video.duration if footage is whole else (footage.first / footage.fps)
+        self.durations.append(ends if footage is whole else ends + footage.seconds)
         frames = self._count(video.read(indices, chunk=CHUNK), len(indices))
         before, start = self.frames, self.place
         with ahead(self._fitted(frames)) as fitted:
             for tokens in self.eye.compress(self._counted(self.eye.see(fitted))):
                 if not self.expected:
                     each = len(tokens.features_ND) / len(tokens.counts)
-                    coming = round(each * len(indices))
+                    coming = round(each * -(-len(indices) // tokens.span))
                     self.expected = start + coming
                     self.reserve(self.expected, coming)
                 yield tokens
@@ -187,5 +215,11 @@ class Reader:
 
     def _counted(self, stream: Iterator[VisualTokens]) -> Iterator[VisualTokens]:
         for tokens in stream:
-            self.patches += len(tokens.features_ND)
+            self.patches += patches_of(tokens)
+            self.frames += len(tokens.counts) * tokens.span
             yield tokens
+
+
+def patches_of(tokens: VisualTokens) -> int:
+    """Tower tokens that went into these."""
+    return len(tokens.features_ND) if tokens.patches is None else tokens.patches

@@ -22,40 +22,39 @@ import torch
 from torch import Tensor
 
 from longtake.answering import answer, beyond_training, continuable, published_options
-from longtake.engine import memory_errors, read_pieces, require_room
+from longtake.engine import memory_errors, prefill, read_pieces, require_room
 from longtake.errors import OptionError, PromptError
-from longtake.folder import Folder, Tokenizer, digest
-from longtake.model import LongtakeModel
+from longtake.extend import extended
+from longtake.folder import Folder, digest
 from longtake.parts.cache import GrowingCache, kv_bytes_per_token
 from longtake.parts.chat import Template, Turn, check_words
 from longtake.parts.quantise import BITS, quantised, quantised_bytes_per_token
-from longtake.parts.splice import Piece, first_tokens, piece_tokens, pieces_of
-from longtake.reader import Fitted, Following, Known, Progress, Reader, frames_wanted, quiet
-from longtake.types import Answer, Frames, Memory, Options, Reading, Stats, VisualTokens
+from longtake.parts.splice import Piece, embed_pieces, first_tokens, piece_tokens
+from longtake.reader import (
+    Following,
+    Known,
+    Progress,
+    Reader,
+    frames_wanted,
+    quiet,
+)
+from longtake.seeing import Seeing
+from longtake.types import Answer, Memory, Options, Reading, Stats, VisualTokens
 from longtake.video.inputs import Source, last_end
-from longtake.video.pixels import ClipProcessor
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class System:
+class System(Seeing):
     """A loaded model and its wiring. Variants are made with `dataclasses.replace`."""
 
-    name: ClassVar[str]
     penalises_prompt: ClassVar[bool] = False
     """The repetition penalty counts the prompt's text, because the original's generate() gets ids.
     Where it gets embeddings it knows of none."""
 
     folder: Folder
     """Where it came from."""
-    model: LongtakeModel
-    tokenizer: Tokenizer
-    processor: ClipProcessor
-    """How a frame becomes the tower's pixels."""
     template: Template
-    sample: Callable[[int, int], Sequence[int]]
-    """(frames of the video, frames wanted) -> indices."""
-    compress: Callable[[Iterator[VisualTokens]], Iterator[VisualTokens]]
-    """What happens to a video's tokens between projector and language model."""
+    """How a prompt looks."""
     frames: int
     """Frames to sample when the caller does not say."""
     end_ids: frozenset[int]
@@ -71,12 +70,14 @@ class System:
         self,
         *sources: Source,
         max_frames: int | None = None,
+        start: float | None = None,
+        end: float | None = None,
         progress: Progress | None = None,
     ) -> Memory:
         """Read videos and images once; the memory answers any number of questions.
 
-        `max_frames`: frames sampled from each video, by the published rule. Raises OptionError,
-        VideoError.
+        `max_frames`: frames sampled from each video, by the published rule; `start`, `end`: only
+        from this part, in seconds. Raises OptionError, VideoError, CapacityError.
         """
         num = frames_wanted(self.frames if max_frames is None else max_frames)
         if not sources:
@@ -84,7 +85,9 @@ class System:
         began = time.perf_counter()
         cache = self.new_cache()
         reserve = partial(self.make_room, cache)
-        reader = Reader(eye=self, num=num, progress=progress or quiet, reserve=reserve)
+        reader = Reader(
+            eye=self, num=num, part=(start, end), progress=progress or quiet, reserve=reserve
+        )
         with memory_errors(), closing(reader.stream(self.template.head(), sources)) as stream:
             reading = self.remember(stream, cache, reader)
         stats = Stats(
@@ -94,7 +97,8 @@ class System:
             watch_seconds=time.perf_counter() - began,
             warnings=(*reader.warnings, *self.beyond_training(cache.get_seq_length())),
         )
-        return self._memory(reading, cache, tuple(reader.durations), stats)
+        memory = self._memory(reading, cache, tuple(reader.durations), stats)
+        return replace(memory, lead=reader.lead)
 
     def _memory(
         self, reading: Reading, cache: GrowingCache, durations: tuple[float, ...], stats: Stats
@@ -110,6 +114,7 @@ class System:
             ids=reading.ids,
             windows=reading.windows,
             stats=replace(stats, memory_bytes=cache.nbytes),
+            depth="tokens" if cache.unread else "kv",
         )
 
     def variant(self, **options: Any) -> Self:
@@ -120,9 +125,10 @@ class System:
         kv = options.pop("kv", self.kv)
         if kv not in ("full", *BITS):
             raise OptionError(f"kv {kv!r} is unknown; choose full, {', '.join(BITS)}")
+        model, window = extended(self.model, self.window, options.pop("extend", None))
         for name in options:
             raise OptionError(f"{self.name} has no option {name!r}")
-        return replace(self, kv=kv)
+        return replace(self, kv=kv, model=model, window=window)
 
     def make_room(self, cache: GrowingCache, total: int, coming: int) -> None:
         """Reserve what `coming` visual tokens take, the last of `total`, or raise CapacityError."""
@@ -136,6 +142,10 @@ class System:
     def kept(self, tokens: int) -> int:
         """How many keys and values a memory holds of so many visual tokens, at most."""
         return tokens
+
+    def memory_bytes(self, tokens: int, dtype: torch.dtype | None = None) -> int:
+        """Bytes a memory holds of so many visual tokens; `dtype`: instead of the model's."""
+        return round(self.kept(tokens) * self.row_bytes(dtype))
 
     def remember(
         self, pieces: Iterator[Piece], cache: GrowingCache, following: Following
@@ -158,31 +168,6 @@ class System:
     def beyond_training(self, tokens: int) -> tuple[str, ...]:
         """A warning if there are more tokens than the checkpoint was trained to read."""
         return beyond_training(self.window, tokens)
-
-    def fit(self, frames: Iterator[Frames]) -> Iterator[Fitted]:
-        """Resize and crop frames to bytes [T, 3, h, w] with their times; runs on a thread."""
-        for chunk in frames:
-            yield self.processor.fit(chunk.pixels_TCHW), tuple(chunk.seconds_T.tolist())
-
-    def see(self, fitted: Iterator[Fitted]) -> Iterator[VisualTokens]:
-        """Tower and projector: one entry of P tokens per frame."""
-        for bytes_TCHW, seconds in fitted:
-            features_TPD = self.encode(self.processor.normalise(bytes_TCHW.to(self.model.device)))
-            yield VisualTokens(
-                features_ND=features_TPD.flatten(0, 1),
-                counts=(features_TPD.shape[1],) * len(features_TPD),
-                seconds=seconds,
-            )
-
-    @torch.no_grad()
-    def encode(self, pixels_TCHW: Tensor) -> Tensor:
-        """Normalised pixels [T, 3, h, w] -> projected features [T, P, D]."""
-        parts = pixels_TCHW.split(self.model.frames_at_once)
-        return torch.cat([self.model.project(self.model.look(part)) for part in parts])
-
-    def see_image(self, image_CHW: Tensor) -> VisualTokens:
-        """All tokens of one still image."""
-        raise PromptError(f"{self.name} reads no still images")
 
     # -- ask --------------------------------------------------------------------------------------
 
@@ -214,8 +199,8 @@ class System:
                 f"this memory was made by {memory.system} with another checkpoint or other "
                 "options; watch the video again"
             )
-        # the visuals end the memory; what follows them starts with the placeholder's newline
-        ids = self.tokens("\n" + self.template.tail(question, history))
+        # the visuals end the memory; what follows them starts with the memory's own words
+        ids = self.tokens(memory.lead + self.template.tail(question, history))
         cache = continuable(memory, self.model)
         if not cache.busy.acquire(blocking=False):
             raise PromptError("this memory is answering another question; wait, or watch again")
@@ -257,21 +242,15 @@ class System:
         ids = tuple(n for piece in asked if not isinstance(piece, VisualTokens) for n in piece)
         return self._answer(memory, ids, options, reading.features_D)
 
-    def pieces(self, prompt: str, visuals: Sequence[VisualTokens]) -> list[Piece]:
-        """A prompt as token ids and visuals, in order."""
-        return pieces_of(prompt, visuals, self.tokens)
-
-    def tokens(self, text: str) -> tuple[int, ...]:
-        """Token ids of a stretch of prompt."""
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
-
-    def embed_text(self, text: str) -> Tensor:
-        """A stretch of prompt, embedded: [S, D]."""
-        return self.model.embed(torch.tensor(self.tokens(text), device=self.model.device)).detach()
-
-    def text(self, ids: Sequence[int]) -> str:
-        """Text of ids, special tokens left out."""
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+    def read(
+        self,
+        cache: GrowingCache,
+        ids: Sequence[int],
+        observe: Callable[[int, Tensor], None] | None = None,
+    ) -> Tensor:
+        """Read text behind a memory; features [D] of its last token."""
+        stream = embed_pieces([tuple(ids)] if ids else [], self.model.embed, self.model.device)
+        return prefill(self.model, stream, cache, observe=observe)
 
     def _answer(
         self, memory: Memory, ids: Sequence[int], options: Options, features_D: Tensor | None = None
@@ -289,11 +268,5 @@ class System:
 
     def shape(self) -> tuple[object, ...]:
         """What shapes a memory, besides the checkpoint."""
-        return (
-            self.name,
-            self.model.compute_dtype,
-            self.processor,
-            self.compress,
-            self.template,
-            self.kv,
-        )
+        model = (self.model.compute_dtype, self.model.rope)
+        return (self.name, *model, self.processor, self.compress, self.template, self.kv)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # it brings torch
+    from longtake.costs import Comparison, Stage
     from longtake.inspect import ModelReport, VideoReport
     from longtake.survey import Survey
     from longtake.types import Span
@@ -109,6 +110,23 @@ def size(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
+def work(flops: float) -> str:
+    """Operations in decimal units: 512 FLOP, 1.50 GFLOP, 434 PFLOP."""
+    for unit in ("", "k", "M", "G", "T"):
+        if flops < 999.5:
+            return f"{flops:.0f} FLOP" if not unit else f"{_three(flops)} {unit}FLOP"
+        flops /= 1000
+    return f"{_three(flops)} PFLOP"
+
+
+def _three(number: float) -> str:
+    """Three figures, or all of a larger number: 1.50, 15.0, 150, 1,500."""
+    for digits, limit in ((2, 9.995), (1, 99.95)):
+        if number < limit:
+            return f"{number:.{digits}f}"
+    return f"{number:,.0f}"
+
+
 def moment(span: Span) -> str:
     """A span in words: "0:12.0-0:15.0 (62 %)", or one time if it has no length."""
     start, end = clock(span.start), clock(span.end)
@@ -162,6 +180,31 @@ def model_text(model: ModelReport) -> str:
     if model.window is None:
         costs = [cost[:4] for cost in costs]
     return f"{table(rows, '<<')}\n\n{table(costs, '>>>><'[: len(costs[0])])}"
+
+
+def comparison_text(found: Comparison) -> str:
+    """The stages of a system and of another, one under the other, and how they compare."""
+    head = ("tokens per frame", "tokens", "memory", "compute")
+    rows: list[tuple[str, ...]] = []
+    for name, stages in ((found.system, found.stages), (found.other, found.other_stages)):
+        rows += [("",) * 5] if rows else []
+        rows += [(name, *head), *map(_stage_row, stages)]
+        kept = sum(stage.kv_bytes for stage in stages)
+        rows.append(("total", "", "", size(kept), work(sum(stage.flops for stage in stages))))
+    compute, read, memory = map(
+        _three, (found.flops_times, found.decoder_flops_times, found.kv_times)
+    )
+    return (
+        f"{found.frames:,} frames\n\n{table(rows, '<>>>>')}\n\n"
+        f"{found.other} takes {compute} times the compute, {read} times the language model's,\n"
+        f"and {memory} times the memory"
+    )
+
+
+def _stage_row(stage: Stage) -> tuple[str, ...]:
+    per_frame = f"{stage.tokens_per_frame:.2f}".rstrip("0").rstrip(".")
+    kept = size(stage.kv_bytes) if stage.kv_bytes else ""
+    return (f"  {stage.name}", per_frame, f"{stage.tokens:,}", kept, work(stage.flops))
 
 
 def survey_text(survey: Survey) -> str:

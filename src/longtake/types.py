@@ -65,6 +65,10 @@ class VisualTokens:
     """Which of the prompt's videos or images this is a part of."""
     class_TD: Tensor | None = None
     """The tower's class token of each entry, where a system compares frames by it."""
+    span: int = 1
+    """Frames that an entry stands for: more than 1 where clips are encoded together."""
+    patches: int | None = None
+    """Tower tokens these were merged from, where the tower's side already merged some."""
 
     def __post_init__(self) -> None:
         if self.features_ND.ndim != 2 or sum(self.counts) != len(self.features_ND):
@@ -88,6 +92,8 @@ class VisualTokens:
             seconds=tuple(s for part in parts for s in part.seconds),
             visual=parts[0].visual,
             class_TD=torch.cat(classes) if len(classes) == len(parts) else None,
+            span=parts[0].span,
+            patches=None if parts[0].patches is None else sum(p.patches or 0 for p in parts),
         )
 
 
@@ -252,10 +258,13 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Memory:
-    """A watched video: keys and values every later question starts from (DESIGN 2.7, depth KV)."""
+    """A watched video: what every later question starts from."""
 
     cache: KVCache
-    """Keys and values of `length` tokens."""
+    """Keys and values of `length` tokens; with `depth` "tokens", those that no question changes."""
+    depth: Literal["kv", "tokens"] = "kv"
+    """"kv": a question is read behind keys and values. "tokens": what stays of the video depends on
+    the question, so that layers from the first such choice on are run for each (HiCo)."""
     length: int
     """Tokens held: the prompt's head and the visuals."""
     entries: tuple[Entry, ...]
@@ -270,12 +279,14 @@ class Memory:
     """Ids of the text it begins with and between its visuals."""
     windows: tuple[Window, ...] = ()
     """How it was condensed, where it was."""
+    lead: str = "\n"
+    """Text between the last visual and the first question's words."""
     stats: Stats = field(default_factory=Stats)
     """What watching cost."""
 
     @property
     def bytes(self) -> int:
-        """Bytes of keys and values."""
+        """Bytes of keys and values, and of what else is held."""
         return self.cache.nbytes
 
     def __repr__(self) -> str:

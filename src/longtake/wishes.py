@@ -10,6 +10,7 @@ from typing import Any
 from longtake.bilevel import Fine
 from longtake.condense import Condense
 from longtake.errors import OptionError
+from longtake.parts.dropping import Schedule
 from longtake.parts.intervals import Intervals
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -111,6 +112,47 @@ class CondenseWishes:
 
 
 NAMES = tuple(field.name for field in fields(CondenseWishes))
+
+PRESETS = {
+    "card": Schedule(kind="uniform0_attention", layers=(4, 18), ratios=(1.0, 0.75, 0.25)),
+    "repository": Schedule(kind="attention", layers=(8, 16, 24), ratios=(1.0, 0.5, 0.25, 0.125)),
+}
+"""Published drops of VideoChat-Flash: its model card's, and its code's where nothing is said."""
+
+
+def schedule_of(said: str | Schedule, stated: Schedule | None = None) -> Schedule | None:
+    """A drop as users write it: "4,18:1,0.75,0.25", "attention:24:1,0.5", a preset, or "off".
+
+    Without a kind it is "uniform0_attention", the model card's. "config" is what config.json
+    states (`stated`) even where it is switched off there. Raises OptionError.
+    """
+    if isinstance(said, Schedule):
+        return said
+    if said == "off":
+        return None
+    if said == "config":
+        if stated is None:
+            raise OptionError("config.json states no drop that fits this model; give one")
+        return stated
+    if said in PRESETS:
+        return PRESETS[said]
+    parts = str(said).split(":")
+    kind, lists = ("uniform0_attention", parts) if len(parts) == 2 else (parts[0], parts[1:])
+    number = r"\s*[0-9]{1,6}(\.[0-9]{1,9})?\s*"
+    numbers = [piece for part in lists for piece in part.split(",")]
+    if len(lists) != 2 or not all(re.fullmatch(number, piece) for piece in numbers):
+        shown = str(said) if len(str(said)) < 40 else f"{str(said)[:40]}..."
+        raise OptionError(
+            f"drop must be layers and ratios such as 4,18:1,0.75,0.25, a kind before them as in "
+            f"attention:24:1,0.5, or one of off, config, {', '.join(PRESETS)}; got {shown!r}"
+        )
+    layers, ratios = (tuple(map(float, part.split(","))) for part in lists)
+    whole = tuple(int(layer) if layer.is_integer() else layer for layer in layers)
+    return Schedule(kind=kind, layers=whole, ratios=ratios)  # type: ignore[arg-type]
+
+
+COMMON = ("kv", "extend")
+"""Options that every system has."""
 
 
 def ratios_of(said: object) -> tuple[int, ...]:

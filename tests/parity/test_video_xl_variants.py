@@ -117,7 +117,7 @@ class Twin:
         q, turned = rotate(q, table), rotate(k, table)
         keys, values = cache.peek(turned, v, own.layer)
         out = self.blindly(q, keys, values) if self.blind else attend(q, keys, values)
-        first = RopeTable(*(part[:, :, : len(kept)] for part in table))
+        first = table.first(len(kept))
         stays = self.stay or self.uncondensed
         keys = turned[:, :, kept] if stays else rotate(k[:, :, kept], first)
         cache.update(keys, v[:, :, kept], own.layer)

@@ -4,11 +4,10 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2Model
 
-from longtake.errors import CheckpointError
 from longtake.parts.attention import attend, attend_masked, last_row_weights
 from longtake.parts.cache import SLACK, GrowingCache, kv_bytes_per_token
 from longtake.parts.qwen2 import Decoder, Step, decoder_config
-from longtake.parts.rope import theta_from_config
+from longtake.parts.rope import Rope
 
 THETA = 1e6
 
@@ -27,7 +26,7 @@ def pair() -> tuple[Qwen2Model, Decoder]:
         attn_implementation="sdpa",
     )
     reference = Qwen2Model(config).eval()
-    decoder = Decoder(decoder_config(config.to_dict(), THETA)).eval()
+    decoder = Decoder(decoder_config(config.to_dict(), Rope(theta=THETA))).eval()
     decoder.load_state_dict(reference.state_dict())
     return reference, decoder
 
@@ -128,16 +127,3 @@ def test_cache_survives_batch_selection() -> None:
     cache.layers[0].reorder_cache(torch.tensor([1, 1]))
     keys, _ = cache.update(rows, rows, 0)
     torch.testing.assert_close(keys, torch.cat([rows[[1, 1]], rows], 2), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize(
-    "config",
-    [{"rope_theta": 1e9, "rope_scaling": None}, {"rope_parameters": {"rope_theta": 1e9}}],
-)
-def test_theta(config: dict[str, object]) -> None:
-    assert theta_from_config(config) == 1e9
-
-
-def test_scaling_is_never_ignored() -> None:
-    with pytest.raises(CheckpointError, match="yarn"):
-        theta_from_config({"rope_theta": 1e6, "rope_scaling": {"type": "yarn", "factor": 4}})

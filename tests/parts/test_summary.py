@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from longtake.parts.cache import GrowingCache
 from longtake.parts.layers import Linear
 from longtake.parts.qwen2 import DecoderConfig, Step
+from longtake.parts.rope import Rope
 from longtake.parts.summary import PARAMETERS, SummaryDecoder, begin_summaries
 from longtake.parts.windows import Place, Plan, Ratios, planned
 from longtake.train.condensed import TapeCache
@@ -29,7 +30,7 @@ CONFIG = DecoderConfig(
     mlp=48,
     vocab=20,
     eps=1e-6,
-    rope_theta=1e4,
+    rope=Rope(theta=1e4),
 )
 CLOSE = {"rtol": 0, "atol": 2e-5}
 """Sums of fp32 in another order; features are of size 1, and a wrong row is off by more than 0.1"""
@@ -53,7 +54,7 @@ def decoder_of(own: Sequence[str] = PARAMETERS) -> SummaryDecoder:
 def turn(x_BHNE: Tensor, positions_N: Tensor) -> Tensor:
     """Rotate by position, each pair (e, e + E/2) as a complex number."""
     half = x_BHNE.shape[-1] // 2
-    angles = positions_N[:, None] * CONFIG.rope_theta ** (-torch.arange(half) / half)
+    angles = positions_N[:, None] * CONFIG.rope.theta ** (-torch.arange(half) / half)
     pairs = torch.complex(*x_BHNE.double().chunk(2, -1)) * torch.polar(
         torch.ones_like(angles).double(), angles.double()
     )

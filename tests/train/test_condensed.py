@@ -15,6 +15,7 @@ from longtake.errors import OptionError
 from longtake.model import LongtakeModel, blueprint, build
 from longtake.parts.cache import GrowingCache
 from longtake.parts.qwen2 import DecoderConfig, Step
+from longtake.parts.rope import Rope
 from longtake.parts.summary import SummaryDecoder, begin_summaries
 from longtake.parts.vit import ViTConfig
 from longtake.parts.windows import Chooser, Plan, Ratios
@@ -39,7 +40,7 @@ SIZES = DecoderConfig(
     mlp=48,
     vocab=20,
     eps=1e-6,
-    rope_theta=1e4,
+    rope=Rope(theta=1e4),
 )
 TOWER = ViTConfig(
     hidden=8,

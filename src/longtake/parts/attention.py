@@ -51,6 +51,16 @@ def attend_masked(
     )
 
 
+def padded_causal(valid_BN: Tensor, queries: int) -> Tensor:
+    """Mask [B, S, N] of the last S of N tokens where only `valid` ones may be seen, causally."""
+    keys = valid_BN.shape[1]
+    causal = torch.ones(queries, keys, dtype=torch.bool, device=valid_BN.device)
+    seen = causal.tril(keys - queries) & valid_BN[:, None]
+    # a padding query sees itself, or its softmax would be 0/0
+    itself = torch.eye(keys, dtype=torch.bool, device=valid_BN.device)[keys - queries :]
+    return seen | itself
+
+
 def last_row_weights(q_BHSE: Tensor, k_BKNE: Tensor) -> Tensor:
     """Attention of the last query over all keys: [B, H, N], fp32; one row, never the matrix."""
     groups = k_BKNE.shape[1]

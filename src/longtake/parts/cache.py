@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
+from longtake.parts.qwen2 import Between
+
 SLACK = 1024
 """Tokens of room beyond what was reserved: a question and an answer fit without a move."""
 
@@ -127,6 +129,24 @@ class GrowingCache(Cache):
         self.reserved = reserve + SLACK if reserve else 0
         self.busy = threading.Lock()
         """Held while a question is answered: an answer in the making is part of the cache."""
+
+    @property
+    def between(self) -> Between | None:
+        """What a decoder is to do between layers when it appends; None where all are as long."""
+        return None
+
+    @property
+    def unread(self) -> bool:
+        """Whether layers are left that no memory can hold, since they depend on the question."""
+        return False
+
+    def rows_of(self, layer: int) -> Tensor | None:
+        """Which of a memory's tokens a layer holds, in order: [N]; None is all of them."""
+        return None
+
+    def successor(self) -> GrowingCache:
+        """An empty cache of this kind, for the same tokens in another form."""
+        return GrowingCache()
 
     def reserve(self, tokens: int) -> None:
         """Make room for `tokens` in all, plus slack, when a layer next moves."""

@@ -1,9 +1,13 @@
 """Values out of a published config.json, or one line that says which is wrong."""
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from longtake.errors import CheckpointError
+
+LARGEST = sys.float_info.max
+"""JSON holds Infinity, and whole numbers that are no float."""
 
 
 def whole(config: Mapping[str, Any], field: str, default: int | None = None) -> int:
@@ -18,11 +22,14 @@ def whole(config: Mapping[str, Any], field: str, default: int | None = None) -> 
     return value
 
 
-def real(config: Mapping[str, Any], field: str, default: float) -> float:
-    """A positive number; `default` where the field is absent or null. Raises CheckpointError."""
+def real(config: Mapping[str, Any], field: str, default: float | None = None) -> float:
+    """A positive number; `default` where the field is absent or null.
+
+    Raises CheckpointError if it is absent without a default, or anything else.
+    """
     value = config.get(field)
     value = default if value is None else value
-    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= LARGEST:
         raise CheckpointError(f"config.json: {field} is {value!r}, expected a positive number")
     return float(value)
 

@@ -38,6 +38,10 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out], in x's dtype."""
         bias: Tensor | None = self.bias  # torch declares it as always there
+        return self.product(x, bias)
+
+    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """The same with a bias from elsewhere."""
         bias = None if bias is None else bias.to(x.dtype)
         weight: Tensor = self.weight
         if weight.dtype != x.dtype:

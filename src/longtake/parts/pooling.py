@@ -54,3 +54,12 @@ class PoolFrames:
                 features_ND=pooled_TQD.flatten(0, 1),
                 counts=(pooled_TQD.shape[1],) * len(tokens.counts),
             )
+
+
+@dataclass(frozen=True)
+class KeepAll:
+    """Pool nothing: tokens go on as they come."""
+
+    def __call__(self, stream: Iterator[VisualTokens]) -> Iterator[VisualTokens]:
+        """The same."""
+        return stream

@@ -150,7 +150,7 @@ def quantised(cache: GrowingCache, kind: Kind, residual: int | None = None) -> G
     if not cache.busy.acquire(blocking=False):
         raise PromptError("this memory is answering a question; wait, or watch again")
     try:
-        fresh = GrowingCache()
+        fresh = cache.successor()
         for layer in cache.layers:
             fresh.layers.append(QuantisedLayer.of(layer, kind, kept))
             layer.reset()

@@ -22,7 +22,7 @@ from longtake.errors import CheckpointError
 from longtake.parts.attention import attend, attend_masked, last_row_weights
 from longtake.parts.fields import real, text, whole
 from longtake.parts.layers import Linear, RMSNorm
-from longtake.parts.rope import RopeTable, frequencies, rope_table, rotate
+from longtake.parts.rope import Rope, RopeTable, frequencies, rope_table, rotate
 
 MLP_CHUNK = 4096
 """Tokens the MLP handles at a time without gradients; its inner width is 5x the model's."""
@@ -40,7 +40,8 @@ class DecoderConfig:
     mlp: int
     vocab: int
     eps: float
-    rope_theta: float
+    rope: Rope
+    """How positions become angles."""
 
 
 class LayerCache(Protocol):
@@ -155,25 +156,32 @@ class Decoder(nn.Module):
 
     def forward(self, x_BSD: Tensor, step: Step, between: Between | None = None) -> Tensor:
         """Embeddings [B, S, D] -> normed features [B, S, D]; S shrinks if `between` drops some."""
+        return self.norm(self.through(x_BSD, step, range(len(self.layers)), between))
+
+    def through(
+        self, x_BSD: Tensor, step: Step, layers: range, between: Between | None = None
+    ) -> Tensor:
+        """Run some of the layers, without the norm at the end; `between` follows each of them."""
         table = self.table(step, x_BSD.dtype)
-        for index, layer in enumerate(self.layers):
-            x_BSD = layer(x_BSD, step, table)
+        for index in layers:
+            x_BSD = self.layers[index](x_BSD, step, table)
             if between is not None:
                 before = step.positions_BS
                 x_BSD, step = between(index, x_BSD, step)
                 if step.positions_BS is not before:
                     table = self.table(step, x_BSD.dtype)
-        return self.norm(x_BSD)
+        return x_BSD
 
     def table(self, step: Step, dtype: torch.dtype) -> RopeTable:
         """Rotary tables of the step's positions."""
         # not a buffer: casting the model to half precision would cast it too and lose long
         # positions
-        plain = frequencies(self.config.head_dim, self.config.rope_theta)
-        return rope_table(step.positions_BS, plain.to(step.positions_BS.device), dtype)
+        rope = self.config.rope
+        frequencies_E = frequencies(self.config.head_dim, rope).to(step.positions_BS.device)
+        return rope_table(step.positions_BS, frequencies_E, dtype, rope.gain)
 
 
-def decoder_config(published: Mapping[str, Any], theta: float) -> DecoderConfig:
+def decoder_config(published: Mapping[str, Any], rope: Rope) -> DecoderConfig:
     """Sizes from the fields of a published Qwen2-family config.json."""
     heads, hidden = whole(published, "num_attention_heads"), whole(published, "hidden_size")
     activation = text(published, "hidden_act", "silu")
@@ -190,5 +198,5 @@ def decoder_config(published: Mapping[str, Any], theta: float) -> DecoderConfig:
         mlp=whole(published, "intermediate_size"),
         vocab=whole(published, "vocab_size"),
         eps=real(published, "rms_norm_eps", 1e-6),
-        rope_theta=theta,
+        rope=rope,
     )

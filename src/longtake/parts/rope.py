@@ -4,14 +4,81 @@ Frequencies and angles are fp32 whatever the model's dtype: half-precision posit
 a few thousand tokens, which is where long video lives (LongVA's stack lost them beyond 227 frames).
 """
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from longtake.errors import CheckpointError
-from longtake.parts.fields import mapping, real
+from longtake.parts.fields import mapping, real, whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class Yarn:
+    """YaRN (arXiv 2309.00071): fast pairs turn as they did, slow ones `factor` times slower."""
+
+    factor: float
+    """How many times further than `original` the model shall read; from 1."""
+    original: int
+    """Positions it was trained on."""
+    beta_fast: float = 32.0
+    """A pair that turns more often than this within `original` is left as it is."""
+    beta_slow: float = 1.0
+    """A pair that turns less often than this is slowed by the whole factor."""
+    attention: float | None = None
+    """What cosines and sines are multiplied by, in place of 0.1 ln(factor) + 1."""
+    truncate: bool = True
+    """The ramp between the two begins and ends at whole pairs; in the authors' code, not in the
+    paper."""
+
+    @property
+    def gain(self) -> float:
+        """What cosines and sines are multiplied by (section 3.4); scores get its square."""
+        return 0.1 * math.log(self.factor) + 1.0 if self.attention is None else self.attention
+
+    def frequencies(self, powers_E: Tensor, theta: float) -> Tensor:
+        """From the powers theta^(2i/head_dim) of all pairs: [E], fp32."""
+        low, high = self.ramp(2 * len(powers_E), theta)
+        pairs_E = torch.arange(len(powers_E), dtype=torch.float32)
+        # the order of these operations is that of transformers: the same bits
+        kept_E = 1.0 - ((pairs_E - low) / (high - low)).clamp(0.0, 1.0)
+        return 1.0 / (self.factor * powers_E) * (1.0 - kept_E) + 1.0 / powers_E * kept_E
+
+    def ramp(self, head_dim: int, theta: float) -> tuple[float, float]:
+        """The last pair that is left as it is, and the first that is slowed wholly."""
+        low, high = (
+            head_dim * math.log(self.original / (turns * 2.0 * math.pi)) / (2.0 * math.log(theta))
+            for turns in (self.beta_fast, self.beta_slow)
+        )
+        if self.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, head_dim - 1)
+        return low, high + 0.001 if low == high else high
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rope:
+    """How positions become angles."""
+
+    theta: float
+    """The base; above 1."""
+    positions: int = 32768
+    """Positions the weights were trained on, before anything stretched them."""
+    scaling: Yarn | None = None
+    """What stretches them."""
+
+    @property
+    def factor(self) -> float:
+        """How many times further than trained the model reads."""
+        return 1.0 if self.scaling is None else self.scaling.factor
+
+    @property
+    def gain(self) -> float:
+        """What cosines and sines are multiplied by."""
+        return 1.0 if self.scaling is None else self.scaling.gain
 
 
 class RopeTable(NamedTuple):
@@ -19,40 +86,95 @@ class RopeTable(NamedTuple):
 
     cos: Tensor
     sin: Tensor
+    gain: float = 1.0
+    """What both have been multiplied by."""
+
+    def first(self, count: int) -> "RopeTable":
+        """The table of the first `count` positions."""
+        return RopeTable(self.cos[:, :, :count], self.sin[:, :, :count], self.gain)
 
 
-def frequencies(head_dim: int, theta: float) -> Tensor:
-    """Plain rotary frequencies theta^(-2i/head_dim): [E], fp32 (RoFormer, eq. 15)."""
-    return 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim)
+def frequencies(head_dim: int, rope: Rope) -> Tensor:
+    """Rotary frequencies, plain theta^(-2i/head_dim) (RoFormer, eq. 15) or stretched: [E], fp32."""
+    powers_E = rope.theta ** (torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim)
+    if rope.scaling is None:
+        return 1.0 / powers_E
+    return rope.scaling.frequencies(powers_E, rope.theta)
 
 
-def rope_table(positions_BS: Tensor, frequencies_E: Tensor, dtype: torch.dtype) -> RopeTable:
-    """Tables for just the positions in use."""
+def rope_table(
+    positions_BS: Tensor, frequencies_E: Tensor, dtype: torch.dtype, gain: float = 1.0
+) -> RopeTable:
+    """Tables for just the positions in use, multiplied by `gain`."""
     angles_BSE = positions_BS[..., None].float() * frequencies_E
     angles = torch.cat([angles_BSE, angles_BSE], dim=-1)[:, None]
-    return RopeTable(angles.cos().to(dtype), angles.sin().to(dtype))
+    return RopeTable((angles.cos() * gain).to(dtype), (angles.sin() * gain).to(dtype), gain)
 
 
 def rotate(x_BHSE: Tensor, table: RopeTable) -> Tensor:
-    """Rotate queries or keys [B, H, S, 2E] by their positions (the two-halves layout)."""
+    """Rotate queries or keys [B, H, S, 2E] by their positions (the two-halves layout).
+
+    They grow by the table's gain as well.
+    """
     first, second = x_BHSE.chunk(2, dim=-1)
     return x_BHSE * table.cos + torch.cat([-second, first], dim=-1) * table.sin
 
 
 def unrotate(x_BHSE: Tensor, table: RopeTable) -> Tensor:
     """Undo `rotate`: queries or keys as they were before, to the last bit or two."""
-    return rotate(x_BHSE, RopeTable(table.cos, -table.sin))
+    back_BHSE = rotate(x_BHSE, RopeTable(table.cos, -table.sin))
+    # turning back multiplied by the gain a second time
+    return back_BHSE if table.gain == 1.0 else back_BHSE / table.gain**2
 
 
-def theta_from_config(config: Mapping[str, Any]) -> float:
-    """rope_theta from either the published or the transformers-5 spelling.
+UNUSABLE = ("mscale", "mscale_all_dim", "mrope_section")
+"""Fields that would change the angles or the gain, of models that are not ours."""
 
-    Raises CheckpointError if the config asks for a context extension: silently ignoring one
-    changes every logit.
+
+def rope_from_config(config: Mapping[str, Any]) -> Rope:
+    """From either the published (rope_scaling) or the transformers-5 (rope_parameters) spelling.
+
+    Raises CheckpointError for a context extension of a kind that is not ours: silently ignoring
+    one changes every logit.
     """
     nested = mapping(config, "rope_parameters")
     scaling = mapping(config, "rope_scaling") or nested
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind != "default":
-        raise CheckpointError(f"rope scaling {kind!r} is not supported yet; expected none")
-    return real(config if config.get("rope_theta") is not None else nested, "rope_theta", 10000.0)
+    stated = (held for held in (config, scaling, nested) if held.get("rope_theta") is not None)
+    theta = real(next(stated, {}), "rope_theta", 10000.0)
+    if theta <= 1.0:
+        raise CheckpointError(f"config.json: rope_theta is {theta}, expected a number above 1")
+    positions = whole(config, "max_position_embeddings", 32768)
+    positions = whole(scaling, "original_max_position_embeddings", positions)
+    # a factor of no stated kind must not pass for none
+    unnamed = "default" if scaling.get("factor") is None else None
+    kind = scaling.get("rope_type") or scaling.get("type") or unnamed
+    unusable = [name for name in UNUSABLE if scaling.get(name) is not None]
+    if kind not in ("default", "yarn") or unusable:
+        found = f"{kind!r}{' with ' + unusable[0] if unusable else ''}"
+        raise CheckpointError(
+            f"config.json: rope scaling {found} is not supported; expected yarn or none"
+        )
+    yarn = yarn_from_config(scaling, positions) if kind == "yarn" else None
+    return Rope(theta=theta, positions=positions, scaling=yarn)
+
+
+def yarn_from_config(scaling: Mapping[str, Any], original: int) -> Yarn:
+    """The fields that transformers reads. Raises CheckpointError for numbers that mean nothing."""
+    factor = real(scaling, "factor")
+    fast, slow = real(scaling, "beta_fast", 32.0), real(scaling, "beta_slow", 1.0)
+    truncate = scaling.get("truncate", True)
+    if factor < 1.0:
+        raise CheckpointError(f"config.json: rope scaling factor is {factor}, expected 1 or more")
+    if fast < slow:
+        raise CheckpointError(f"config.json: beta_fast {fast} is below beta_slow {slow}")
+    if not isinstance(truncate, bool):
+        raise CheckpointError(f"config.json: truncate is {truncate!r}, expected true or false")
+    given = scaling.get("attention_factor") is not None
+    return Yarn(
+        factor=factor,
+        original=original,
+        beta_fast=fast,
+        beta_slow=slow,
+        attention=real(scaling, "attention_factor") if given else None,
+        truncate=truncate,
+    )

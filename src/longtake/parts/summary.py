@@ -102,9 +102,8 @@ class SummaryAttention(Attention):
         out = attend(rotate(q, table), keys, values)
         # the kept rows close ranks at the window's first positions, which the table begins with
         kept = len(rows.summary_V)
-        first = RopeTable(table.cos[:, :, :kept], table.sin[:, :, :kept])
         kept_k, kept_v = (x.index_select(2, rows.summary_V) for x in (k, v))
-        cache.keep(rotate(kept_k, first), kept_v, self.layer)
+        cache.keep(rotate(kept_k, table.first(kept)), kept_v, self.layer)
         return self.o_proj(out.transpose(1, 2).flatten(2))
 
     def _projections(self, name: str) -> tuple[nn.Module, nn.Module]:

@@ -8,11 +8,15 @@ from types import ModuleType
 import torch
 
 from longtake.errors import CheckpointError, OptionError
-from longtake.folder import find_tower, read_folder
+from longtake.folder import read_folder
 from longtake.system import System
-from longtake.systems import longva, video_xl
+from longtake.systems import longva, video_xl, videochat_flash
 
-SYSTEMS: dict[str, ModuleType] = {"longva": longva, "video_xl": video_xl}
+SYSTEMS: dict[str, ModuleType] = {
+    "longva": longva,
+    "video_xl": video_xl,
+    "videochat_flash": videochat_flash,
+}
 
 
 def open_system(
@@ -38,6 +42,5 @@ def open_system(
         )
         who = f"{' and '.join(claims)} both claim" if claims else "no system recognises"
         raise CheckpointError(f"{who} {path}/config.json ({looked}); name one with system=")
-    tower = find_tower(folder, vision_tower)
-    loaded: System = SYSTEMS[chosen].load(folder, tower, device, dtype)
+    loaded: System = SYSTEMS[chosen].load(folder, vision_tower, device, dtype)
     return loaded

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from longtake.folder import Folder, TowerFiles
+from longtake.folder import Folder, find_tower
 from longtake.llava import Llava, LlavaConfig, Where, load_weights, wiring
 
 LOOKED_FOR = 'model_type "llava_qwen" with mm_patch_merge_type "unires" or "flat"'
@@ -38,9 +38,10 @@ class LongVA(Llava):
 
 
 def load(
-    folder: Folder, tower: TowerFiles, device: torch.device, dtype: torch.dtype | None
+    folder: Folder, vision_tower: str | None, device: torch.device, dtype: torch.dtype | None
 ) -> LongVA:
-    """Load a checkpoint; the tower's weights come from `tower` only if the checkpoint has none."""
+    """Load a checkpoint; the tower's weights are its own unless the checkpoint has none."""
+    tower = find_tower(folder, vision_tower)
     config = LlavaConfig.from_published(folder.config, tower.config)
     where = Where(folder=folder, tower=tower, device=device, dtype=dtype)
     model = load_weights(config, config.blueprint(), where)

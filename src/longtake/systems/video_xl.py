@@ -28,7 +28,7 @@ from longtake.bilevel import (
 from longtake.condense import Condense, Level, condense
 from longtake.engine import memory_errors, require_room
 from longtake.errors import CheckpointError, OptionError
-from longtake.folder import Folder, TowerFiles, require
+from longtake.folder import Folder, find_tower, require
 from longtake.llava import Llava, LlavaConfig, Where, load_weights, wiring
 from longtake.mixing import mix
 from longtake.parts.cache import SLACK, GrowingCache
@@ -38,7 +38,7 @@ from longtake.parts.summary import PARAMETERS, SummaryDecoder
 from longtake.parts.windows import Place, Ratios
 from longtake.reader import Fitted, Following
 from longtake.types import Answer, Memory, Options, Reading, VisualTokens
-from longtake.wishes import NAMES, CondenseWishes
+from longtake.wishes import COMMON, NAMES, CondenseWishes
 
 LOOKED_FOR = "beacon_window and beacon_ratio"
 
@@ -151,10 +151,10 @@ class VideoXL(Llava):
 
     def variant(self, **options: Any) -> VideoXL:
         """Condense otherwise: the fields of `longtake.wishes.CondenseWishes`, by name."""
-        base = super().variant(**{name: options.pop(name) for name in ("kv",) if name in options})
+        base = super().variant(**{name: options.pop(name) for name in COMMON if name in options})
         unknown = sorted(set(options) - set(NAMES))
         if unknown:
-            known = ", ".join(("kv", *NAMES))
+            known = ", ".join((*COMMON, *NAMES))
             raise OptionError(f"{self.name} has no option {unknown[0]!r}; it has {known}")
         wishes = CondenseWishes(**options)
         how = wishes.condense(self.condense)
@@ -289,9 +289,10 @@ def visual_of(piece: Piece) -> int | None:
 
 
 def load(
-    folder: Folder, tower: TowerFiles, device: torch.device, dtype: torch.dtype | None
+    folder: Folder, vision_tower: str | None, device: torch.device, dtype: torch.dtype | None
 ) -> VideoXL:
-    """Load a checkpoint; the tower's weights come from `tower` only if the checkpoint has none."""
+    """Load a checkpoint; the tower's weights are its own unless the checkpoint has none."""
+    tower = find_tower(folder, vision_tower)
     config = Config.from_published(folder.config, tower.config)
     where = Where(folder=folder, tower=tower, device=device, dtype=dtype)
     decoder = partial(SummaryDecoder, own=config.beacon_param)

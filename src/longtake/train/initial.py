@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from longtake.model import LongtakeModel, blueprint, build
 from longtake.parts.qwen2 import DecoderConfig
+from longtake.parts.rope import Rope
 from longtake.parts.vit import ViTConfig
 
 TOWER = ViTConfig(
@@ -43,7 +44,7 @@ def decoder_sizes(vocabulary: int) -> DecoderConfig:
         mlp=384,
         vocab=vocabulary,
         eps=1e-6,
-        rope_theta=1e6,
+        rope=Rope(theta=1e6),
     )
 
 

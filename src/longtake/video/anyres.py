@@ -94,13 +94,32 @@ def anyres_crops(
     width, height = best_resolution(_size(image_CHW), pinpoints)
     side = processor.side
     canvas_CHW = _on_canvas(_fitted(image_CHW, (width, height)), (width, height), (0, 0, 0))
-    cells_CRhKw = canvas_CHW.reshape(3, height // side, side, width // side, side)
-    crops_NCHW = cells_CRhKw.permute(1, 3, 0, 2, 4).reshape(-1, 3, side, side)
-    grid_NCHW = processor(crops_NCHW)
+    grid_NCHW = processor(grid_cells(canvas_CHW, side))
     if not base:
         return grid_NCHW
     squashed_CHW = resize_image(image_CHW, (processor.edge or side,) * 2)
     return torch.cat([processor(squashed_CHW[None]), grid_NCHW])
+
+
+def squashed_crops(
+    image_CHW: Tensor, pinpoints: Sequence[Size], processor: ClipProcessor
+) -> Tensor:
+    """Squash an image onto its best grid: uint8 [3, H, W] -> float32 [1 + R*K, 3, h, w].
+
+    As "anyres_nopad" (VideoChat-Flash): no black, the aspect is lost. Crop 0 is the whole image
+    squashed to a square, then the grid row by row.
+    """
+    check_frames(image_CHW[None])
+    width, height = best_resolution(_size(image_CHW), pinpoints)
+    whole_CHW = resize_image(image_CHW, (height, width), processor.resample)
+    base_NCHW = processor(image_CHW[None])
+    return torch.cat([base_NCHW, processor(grid_cells(whole_CHW, processor.side))])
+
+
+def grid_cells(image_CHW: Tensor, side: int) -> Tensor:
+    """Cut an image into squares, row by row: [3, R*side, K*side] -> [R*K, 3, side, side]."""
+    rows_CRhW = image_CHW.unflatten(1, (-1, side))
+    return rows_CRhW.unflatten(3, (-1, side)).permute(1, 3, 0, 2, 4).flatten(0, 1)
 
 
 def image_crops(

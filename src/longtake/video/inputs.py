@@ -33,6 +33,13 @@ class Held:
         return len(self.held)
 
     @property
+    def fps(self) -> float:
+        """Average frame rate; 0 of a single frame."""
+        seconds_T = self.held.seconds_T
+        span = float(seconds_T[-1] - seconds_T[0])
+        return (self.frames - 1) / span if span > 0.0 else 0.0
+
+    @property
     def duration(self) -> float:
         """Seconds to the end of the last frame, which lasts as long as the one before it."""
         return last_end((self.held.seconds_T - self.held.seconds_T[0]).tolist())
@@ -55,6 +62,13 @@ class Held:
 def last_end(seconds: Sequence[float]) -> float:
     """When the last frame ends, if it lasts as long as the one before; 0 for fewer than two."""
     return 0.0 if len(seconds) < 2 else 2 * seconds[-1] - seconds[-2]
+
+
+def is_still(source: Source) -> bool:
+    """Whether a source is a still image; decodes nothing."""
+    if isinstance(source, Tensor | Image.Image):
+        return True
+    return isinstance(source, str | os.PathLike) and is_image(source)
 
 
 def open_source(source: Source) -> Video | Held | Tensor:

@@ -6,8 +6,102 @@ Floats are doubles, used in the order of the originals: every truncation falls t
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 from longtake.errors import OptionError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footage:
+    """What a rule may know of a video, or of the part of it that is to be watched."""
+
+    frames: int
+    """Frames of the part."""
+    fps: float
+    """Average frame rate; 0 where nothing moves."""
+    first: int = 0
+    """Index of the part's first frame in the video."""
+    asked_seconds: float | None = None
+    """How long the part is said to be; None for a whole video."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts, as the originals reckon: frames over rate."""
+        return self.asked_seconds if self.asked_seconds is not None else self.reckoned_seconds
+
+    @property
+    def reckoned_seconds(self) -> float:
+        """Frames over rate, also of a part."""
+        return self.frames / self.fps if self.fps > 0.0 else 0.0
+
+
+Sampler = Callable[[Footage, int], Sequence[int]]
+"""(what there is, frames wanted) -> indices into the video, in order."""
+
+PART_END = 0.1
+"""Seconds before the end of a video where a part of it must end (VideoChat-Flash)."""
+
+
+def part_of(whole: Footage, start: float | None, end: float | None) -> Footage:
+    """The part of a video between two times in seconds; None is its beginning, or its end.
+
+    VideoChat-Flash's rule: times are turned into frames by the average rate, truncated. Raises
+    OptionError if no frame lies between.
+    """
+    if start is None and end is None:
+        return whole
+    for name, value in (("start", start), ("end", end)):
+        if value is not None and not math.isfinite(value):
+            raise OptionError(f"{name} must be a time in seconds, got {value}")
+    begins = max(0.0 if start is None else start, 0)
+    ends = min(whole.seconds - PART_END, math.inf if end is None else end)
+    frames = int((ends - begins) * whole.fps)
+    if frames < 1:
+        raise OptionError(
+            f"no frame lies between {begins:g} s and {ends:g} s of a video of "
+            f"{whole.seconds:.2f} s; choose another start or end"
+        )
+    return Footage(
+        frames=frames,
+        fps=whole.fps,
+        first=int(begins * whole.fps),
+        asked_seconds=ends - begins,
+    )
+
+
+def evenly(footage: Footage, num: int) -> list[int]:
+    """`uniform` over what there is."""
+    return [footage.first + index for index in uniform(footage.frames, num)]
+
+
+@dataclass(frozen=True)
+class PerSecond:
+    """About one frame a second in groups, each from the middle of its share (VideoChat-Flash).
+
+    At least `least` frames where the video has as many, at most those wanted. Fewer frames than a
+    group are filled up by repeating the last.
+    """
+
+    group: int = 8
+    """Their number is a multiple of it, unless those wanted are not. Training used 4."""
+    least: int = 64
+
+    def __call__(self, footage: Footage, num: int) -> list[int]:
+        """Indices in order. Raises OptionError if either number is below 1."""
+        _at_least_one("frames", footage.frames)
+        _at_least_one("num", num)
+        whole_groups = footage.frames // self.group * self.group
+        least = min(self.least, num)  # the original overrides whoever wants fewer
+        least = whole_groups if least > footage.frames else least
+        seconds = footage.reckoned_seconds
+        count = max(least, min(num, max(1, int(seconds // self.group)) * self.group))
+        taken = min(count, footage.frames)
+        step = footage.frames / taken
+        bounds = [int(i * step) for i in range(taken)] + [footage.frames]
+        chosen = [footage.first + (low + high - 1) // 2 for low, high in pairwise(bounds)]
+        return chosen + chosen[-1:] * (count - taken)
 
 
 def uniform(total: int, num: int) -> list[int]:

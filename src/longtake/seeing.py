@@ -1,0 +1,86 @@
+"""What a system makes of frames, images and words before its language model reads them.
+
+    Frames --fit--> bytes --see--> VisualTokens --compress--> fewer
+
+Every arrow is an iterator of chunks; `fit` runs on a thread beside the rest.
+
+Letters: T frames, C channels, H W pixels, P patches, S sequence, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from longtake.errors import PromptError
+from longtake.folder import Tokenizer
+from longtake.model import LongtakeModel
+from longtake.parts.splice import Piece, pieces_of
+from longtake.reader import Fitted, Shown
+from longtake.types import Frames, VisualTokens
+from longtake.video.pixels import ClipProcessor
+from longtake.video.sample import Sampler
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Seeing:
+    """The eye of a system, and its words."""
+
+    name: ClassVar[str]
+    model: LongtakeModel
+    tokenizer: Tokenizer
+    processor: ClipProcessor
+    """How a frame becomes the tower's pixels."""
+    sample: Sampler
+    """(what there is of a video, frames wanted) -> indices."""
+    compress: Callable[[Iterator[VisualTokens]], Iterator[VisualTokens]]
+    """What happens to a video's tokens between projector and language model."""
+
+    def fit(self, frames: Iterator[Frames]) -> Iterator[Fitted]:
+        """Resize and crop frames to bytes [T, 3, h, w] with their times; runs on a thread."""
+        for chunk in frames:
+            yield self.processor.fit(chunk.pixels_TCHW), tuple(chunk.seconds_T.tolist())
+
+    def see(self, fitted: Iterator[Fitted]) -> Iterator[VisualTokens]:
+        """Tower and projector: one entry of P tokens per frame."""
+        for bytes_TCHW, seconds in fitted:
+            features_TPD = self.encode(self.processor.normalise(bytes_TCHW.to(self.model.device)))
+            yield VisualTokens(
+                features_ND=features_TPD.flatten(0, 1),
+                counts=(features_TPD.shape[1],) * len(features_TPD),
+                seconds=seconds,
+            )
+
+    @torch.no_grad()
+    def encode(self, pixels_TCHW: Tensor) -> Tensor:
+        """Normalised pixels [T, 3, h, w] -> projected features [T, P, D]."""
+        parts = pixels_TCHW.split(self.model.frames_at_once)
+        return torch.cat([self.model.project(self.model.look(part)) for part in parts])
+
+    def see_image(self, image_CHW: Tensor, alone: bool = True) -> VisualTokens:
+        """All tokens of one still image; `alone`: it is the only one of its prompt."""
+        raise PromptError(f"{self.name} reads no still images")
+
+    def follow(self, shown: Shown, last: bool) -> str:
+        """Text that follows a visual: a space between visuals, a newline before the question."""
+        return "\n" if last else " "
+
+    def pieces(self, prompt: str, visuals: Sequence[VisualTokens]) -> list[Piece]:
+        """A prompt as token ids and visuals, in order."""
+        return pieces_of(prompt, visuals, self.tokens)
+
+    def tokens(self, text: str) -> tuple[int, ...]:
+        """Token ids of a stretch of prompt."""
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def embed_text(self, text: str) -> Tensor:
+        """A stretch of prompt, embedded: [S, D]."""
+        return self.model.embed(torch.tensor(self.tokens(text), device=self.model.device)).detach()
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Text of ids, special tokens left out."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
