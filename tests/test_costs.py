@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from benchmarks.hico_flops import RESULTS, report
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -508,3 +509,7 @@ def test_a_comparison_is_json() -> None:
     )
     assert found["stages"][1]["name"] == "merge"
     assert found["kv_times"] == 9
+
+
+def test_the_published_ratios_are_those_of_the_code() -> None:
+    assert (RESULTS / "hico_flops.md").read_text() == report()

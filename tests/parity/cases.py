@@ -93,14 +93,23 @@ class Case:
         ]
 
 
+TABLES = ("frame_sampling", "anyres_*", "text")
+"""Files of VideoChat-Flash's folders that hold rows and nothing else, by the kind they are of."""
+
+
 def load_case(path: Path) -> Case:
-    """Read one `case-NAME.json`."""
-    return Case(path=path, spec=json.loads(path.read_text(encoding="utf-8")))
+    """Read one `case-NAME.json`, or a table of rows."""
+    held = json.loads(path.read_text(encoding="utf-8"))
+    for table in TABLES:
+        if path.match(f"{table}.json"):
+            held = {"kind": table.removesuffix("_*"), "rows": held}
+    return Case(path=path, spec=held)
 
 
 def case_paths(folder: Path, names: Collection[str] = ()) -> list[Path]:
-    """List a folder's cases in order, or only those named."""
+    """List a folder's cases in order and its tables, or only those named."""
     paths = sorted(folder.glob("case-*.json"))
+    paths += sorted(path for table in TABLES for path in folder.glob(f"{table}.json"))
     return [path for path in paths if not names or path.stem.removeprefix("case-") in names]
 
 

@@ -13,7 +13,12 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from tests.parity import video_xl
+from tests.parity import (
+    video_xl,
+    videochat_flash,
+    videochat_flash_tables,
+    videochat_flash_train,
+)
 from tests.parity.cases import Case, StageResult, case_paths, load_case
 from tests.parity.longva import check_answer, check_haystack, check_language, check_vision
 from tests.parity.pixels import (
@@ -44,15 +49,40 @@ STAGES: dict[str, tuple[Stage, ...]] = {
     "video": WATCHED,
     "image": WATCHED,
     "train": (video_xl.check_training,),
+    "frame_sampling": (videochat_flash_tables.check_sampling_table,),
+    "anyres": (videochat_flash_tables.check_anyres_table,),
+    "text": (videochat_flash_tables.check_text_table,),
 }
+
+HICO: tuple[Stage, ...] = (
+    videochat_flash.check_sampling,
+    videochat_flash.check_pixels,
+    videochat_flash.check_vision,
+    videochat_flash.check_language,
+    videochat_flash.check_answer,
+    videochat_flash.check_watched,
+)
+HICO_STAGES: dict[str, tuple[Stage, ...]] = {
+    "video": HICO,
+    "image": HICO,
+    "image+video": HICO,
+    "chat": HICO,
+    "train": (videochat_flash_train.check_training,),
+}
+"""VideoChat-Flash's cases share names of kinds with Video-XL's; they state `llm_compress`."""
 
 # What a broken case, checkpoint or implementation raises: that case fails, the others still run.
 BROKEN = (OSError, SafetensorError, ValueError, MemoryError, RuntimeError, LookupError, TypeError)
 
 
+def stages_of(case: Case) -> tuple[Stage, ...]:
+    """What to compare; nothing for a kind that is compared elsewhere."""
+    return (HICO_STAGES if "llm_compress" in case.spec else STAGES).get(case.kind, ())
+
+
 def check(case: Case) -> list[StageResult]:
-    """Run every stage of a case; none for a kind that is compared elsewhere."""
-    return [result for stage in STAGES.get(case.kind, ()) for result in stage(case)]
+    """Run every stage of a case."""
+    return [result for stage in stages_of(case) for result in stage(case)]
 
 
 def report(path: Path) -> tuple[bool | None, str]:
@@ -60,7 +90,7 @@ def report(path: Path) -> tuple[bool | None, str]:
     began = time.perf_counter()
     try:
         case = load_case(path)
-        if case.kind not in STAGES:
+        if not stages_of(case):
             return None, f"skipped  {case.name}: nothing here compares kind {case.kind!r}"
         results = check(case)
     except BROKEN as error:
@@ -75,7 +105,9 @@ def report(path: Path) -> tuple[bool | None, str]:
 def main(arguments: Sequence[str]) -> int:
     """Run the cases of a folder, or those named; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.parity.run", description=__doc__)
-    parser.add_argument("folder", type=Path, help="holds case-*.json and the checkpoints they name")
+    parser.add_argument(
+        "folder", type=Path, help="holds case-*.json (or tables) and the checkpoints they name"
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these cases")
     chosen = parser.parse_args(arguments)
     paths = case_paths(chosen.folder, chosen.names)
