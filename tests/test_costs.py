@@ -8,8 +8,10 @@ device count the same without computing, so published sizes are counted as they 
 """
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from longtake.api import load
 from longtake.costs import (
     Stage,
     bytes_of,
@@ -40,6 +43,7 @@ from longtake.costs import (
     whole_stages,
 )
 from longtake.errors import OptionError
+from longtake.inspect import see_blank
 from longtake.parts.between import DropBetween, Row
 from longtake.parts.cache import GrowingCache
 from longtake.parts.dropping import Block, Kind, Schedule
@@ -67,6 +71,11 @@ from longtake.sizes import (
     TowerSizes,
     VideoSizes,
 )
+from longtake.systems.longva import LongVA
+from longtake.systems.videochat_flash import FRAME_TOKENS, VideoChatFlash
+from longtake.types import VisualTokens
+
+GOLDEN = Path(__file__).parent / "parity" / "golden"
 
 # -- the tables -----------------------------------------------------------------------------------
 
@@ -447,6 +456,43 @@ def test_condensing() -> None:
     flops, kept = condensing_flops(SMALL, plans)
     assert kept == cache.get_seq_length() == 30
     assert found - causal_half(SMALL, rows) == pytest.approx(flops, rel=0.01)
+
+
+@pytest.mark.parametrize("frames", [16, 3])
+@pytest.mark.parametrize("name", ["ckpt-umt224", "ckpt-umt448hd", "ckpt-iv2"])
+def test_what_a_videochat_flash_sees(name: str, frames: int) -> None:
+    made = load(GOLDEN / "videochat_flash" / name, device="meta")
+    assert isinstance(made, VideoChatFlash)
+    config = made.config
+    sizes = VideoSizes(
+        tower=config.tower,
+        decoder=config.decoder,
+        per_frame=FRAME_TOKENS,
+        clip=config.tower.frames,
+        class_token=isinstance(config.tower, InternVideo2Config),
+        merged=True,
+    )
+    stages, seen = encode_stages(sizes, frames), list[VisualTokens]()
+    assert counted(lambda: seen.extend(see_blank(made, frames))) == flops_of(stages)
+    assert sum(len(tokens.features_ND) for tokens in seen) == stages[-1].tokens
+
+
+def test_what_a_longva_sees() -> None:
+    made = load(GOLDEN / "longva" / "checkpoint-a", device="meta")
+    assert isinstance(made, LongVA)
+    config = made.config
+    side = math.isqrt(config.tower.patches) // config.stride
+    sizes = VideoSizes(
+        tower=config.tower,
+        decoder=config.decoder,
+        per_frame=side**2,
+        class_token=config.tower.class_token,
+        projector_depth=config.projector_depth,
+    )
+    *matrices, pool = encode_stages(sizes, 16)
+    seen: list[VisualTokens] = []
+    assert counted(lambda: seen.extend(see_blank(made, 16))) == flops_of(matrices)
+    assert sum(len(tokens.features_ND) for tokens in made.compress(iter(seen))) == pool.tokens
 
 
 # -- stages ---------------------------------------------------------------------------------------

@@ -23,11 +23,13 @@ from longtake.bilevel import AsideCache, TwoLevelCache
 from longtake.errors import PromptError, StoreError
 from longtake.folder import pick_device
 from longtake.parts.cache import GrowingCache, GrowingLayer
+from longtake.parts.layered import StagedCache
 from longtake.parts.packed import Group, Packed
 from longtake.parts.quantise import QuantisedLayer
+from longtake.staged_file import staged_cache, staged_header, staged_tensors
 from longtake.types import Entry, Memory, Stats, Window
 
-FORMAT = 1
+FORMAT = 2
 """Raised when what is written changes; other numbers are refused."""
 
 
@@ -65,7 +67,7 @@ def write_memory(memory: Memory, cache: GrowingCache, target: Path) -> Path:
         "format": FORMAT,
         "memory": {
             name: getattr(memory, name)
-            for name in ("length", "durations", "system", "fingerprint", "ids")
+            for name in ("length", "durations", "system", "fingerprint", "ids", "lead", "depth")
         },
         "entries": [asdict(entry) for entry in memory.entries],
         "windows": [asdict(window) for window in memory.windows],
@@ -81,6 +83,8 @@ def write_memory(memory: Memory, cache: GrowingCache, target: Path) -> Path:
             "windows": [asdict(window) for window in cache.fine_windows],
             "entries": [asdict(entry) for entry in cache.fine_entries],
         }
+    if isinstance(cache, StagedCache):
+        header["staged"], tensors = staged_header(cache), tensors | staged_tensors(cache)
     write_whole(tensors, {"longtake": json.dumps(header)}, target)
     return target
 
@@ -135,6 +139,12 @@ def check_lengths(memory: Memory) -> None:
     """Raise ValueError unless every layer holds just the tokens that the memory says it has."""
     cache = memory.cache
     assert isinstance(cache, GrowingCache)
+    if isinstance(cache, StagedCache):
+        for number, layer in enumerate(cache.layers):
+            expected = memory.length - cache.short[cache.stage_of(number)]
+            if layer.get_seq_length() != expected or cache.settled != memory.length:
+                raise ValueError(f"layer {number} does not hold {expected} tokens")
+        return
     found = {layer.get_seq_length() for layer in cache.layers}
     if found != {memory.length} or type(memory.length) is not int:
         raise ValueError(f"layers hold {sorted(found)} tokens, {memory.length!r} were to be there")
@@ -158,6 +168,8 @@ def memory_of(header: Mapping[str, Any], tensors: dict[str, Tensor]) -> Memory:
         cache.windows = windows
         cache.fine_windows = tuple(Window(**window) for window in fine["windows"])
         cache.fine_entries = tuple(Entry(**entry) for entry in fine["entries"])
+    if "staged" in header:
+        cache = staged_cache(header["staged"], tensors)
     cache.layers = layers_of(layers, tensors, schemes, "")
     plain = header["memory"]
     stats = Stats(**header["stats"])
@@ -169,6 +181,8 @@ def memory_of(header: Mapping[str, Any], tensors: dict[str, Tensor]) -> Memory:
         system=plain["system"],
         fingerprint=plain["fingerprint"],
         ids=tuple(plain["ids"]),
+        lead=plain["lead"],
+        depth=plain["depth"],
         windows=windows,
         stats=replace(stats, warnings=tuple(stats.warnings)),
     )

@@ -315,6 +315,11 @@ def test_the_loss_written_out(model: LongtakeModel, one: Sample) -> None:
     assert losses.counts == [count]
     torch.testing.assert_close(losses.sums[0], total, **CLOSE)
     torch.testing.assert_close(losses.loss, total / count, **CLOSE)
+    total.backward()
+    wanted = grads(model, [one])
+    losses.sums[0].backward()
+    for name, grad in grads(model, [one]).items():
+        torch.testing.assert_close(grad, wanted[name], rtol=1e-4, atol=1e-4, msg=name)
 
 
 def test_labels_are_shifted_once() -> None:
@@ -380,14 +385,14 @@ def test_gradients_reach_everything(model: LongtakeModel, drops: Schedule | None
 
 def test_text_is_not_dropped(model: LongtakeModel) -> None:
     """And its labels stay with it."""
-    samples = [sample(13, 4, 16), sample(9, seed=1)]
+    samples = [sample(13, 4, 17), sample(9, seed=1)]
     done = read_batch(model, batch_of(model, samples), schedule())
     assert done.features_BSD.shape[:2] == done.labels_BS.shape == (2, 12 + 4)
     first, second = (one.tokens.labels for one in samples)
     labels = done.labels_BS.tolist()
     assert labels[0] == [*first[:4], *[IGNORED] * 4, *first[5:]]
     assert labels[1] == [*second, *[IGNORED] * 7]
-    # four that precede the visual, half of it, all behind it; then half of these
+    # four that precede the visual, half of it rounded down, all behind it; then a quarter of it
     assert [len(rows[0]) for rows in done.kept] == [12 + 8, 12 + 4]
     for rows in done.kept:
         assert rows[0][:4].tolist() == [0, 1, 2, 3]

@@ -115,8 +115,7 @@ class StagedCache(GrowingCache):
     def successor(self) -> StagedCache:
         """An empty cache for the same tokens in another form."""
         other = StagedCache(self.schedule, self.stages[-1].stop)
-        other.held, other.settled, other._rest = self.held, self.settled, self._rest
-        other.alive, other.short = list(self.alive), list(self.short)
+        other.restore(self.held, self.settled, list(self.alive), list(self.short))
         return other
 
     # -- how it is filled -------------------------------------------------------------------------
@@ -175,3 +174,10 @@ class StagedCache(GrowingCache):
                 self.short[stage] = self.settled - held.start
                 self.alive[stage] = self._on_device(torch.arange(held.start))
         self._rest = (list(self.alive), list(self.short))
+
+    def restore(
+        self, held: Held | None, settled: int, alive: list[Tensor | None], short: list[int]
+    ) -> None:
+        """Be as another cache at rest, but for its layers."""
+        self.held, self.settled, self.alive, self.short = held, settled, alive, short
+        self._rest = (list(alive), list(short))

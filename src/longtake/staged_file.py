@@ -1,0 +1,68 @@
+"""What a memory of layers of different lengths adds to its file (see `longtake.store`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from longtake.parts.dropping import Block, Schedule
+from longtake.parts.layered import Held, StagedCache
+
+
+def staged_header(cache: StagedCache) -> dict[str, Any]:
+    """What JSON can hold."""
+    held = cache.held
+    return {
+        "schedule": asdict(cache.schedule),
+        "layers": cache.stages[-1].stop,
+        "settled": cache.settled,
+        "short": cache.short,
+        "held": None
+        if held is None
+        else {
+            "start": held.start,
+            "drop": held.drop,
+            "blocks": [asdict(block) for block in held.blocks],
+            "keys": sorted(held.keys),
+        },
+    }
+
+
+def staged_tensors(cache: StagedCache) -> dict[str, Tensor]:
+    """Which tokens each stage holds, and the rows that wait for a question."""
+    tensors = {f"alive.{stage}": rows for stage, rows in enumerate(cache.alive) if rows is not None}
+    if cache.held is not None:
+        tensors["held.rows"] = torch.cat(cache.held.rows)
+        tensors |= {f"held.keys.{layer}": keys for layer, keys in cache.held.keys.items()}
+    return tensors
+
+
+def staged_cache(header: Mapping[str, Any], tensors: dict[str, Tensor]) -> StagedCache:
+    """A cache as it was, without its layers; its tensors are taken out of `tensors`."""
+    said = header["schedule"]
+    schedule = Schedule(
+        kind=said["kind"], layers=tuple(said["layers"]), ratios=tuple(said["ratios"])
+    )
+    cache = StagedCache(schedule, header["layers"])
+    if len(header["short"]) != len(cache.stages):
+        raise ValueError(f"{len(header['short'])} stages were written, the rule has others")
+    alive = [tensors.pop(f"alive.{stage}", None) for stage in range(len(cache.stages))]
+    held = None
+    if header["held"] is not None:
+        told = header["held"]
+        held = Held(
+            start=told["start"],
+            drop=told["drop"],
+            rows=[tensors.pop("held.rows")],
+            blocks=tuple(Block(**block) for block in told["blocks"]),
+            keys={layer: tensors.pop(f"held.keys.{layer}") for layer in told["keys"]},
+        )
+        waits = header["settled"] - header["short"][told["drop"]] - told["start"]
+        if len(held.rows[0]) != waits:
+            raise ValueError(f"{len(held.rows[0])} rows wait, {waits} were to")
+    cache.restore(held, header["settled"], alive, list(header["short"]))
+    return cache

@@ -1,0 +1,501 @@
+"""Reading stage by stage equals reading at once; memories in stages serve every question.
+
+N visual tokens, S sequence, D width, B batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from longtake import engine
+from longtake.engine import Notes
+from longtake.errors import CapacityError, OptionError, PromptError, StoreError
+from longtake.parts.between import DropBetween, Row
+from longtake.parts.cache import GrowingCache
+from longtake.parts.dropping import Schedule
+from longtake.parts.layered import StagedCache
+from longtake.parts.qwen2 import Decoder, Step
+from longtake.parts.splice import Piece, embed_pieces
+from longtake.reader import Known
+from longtake.staged import blocks_of
+from longtake.store import load_memory, save_memory
+from longtake.systems.videochat_flash import VideoChatFlash
+from longtake.types import Memory, Stats, VisualTokens
+from tests.parity.videochat_flash import opened
+from tests.tiny import noise
+
+GOLDEN = Path(__file__).parent / "parity" / "golden" / "videochat_flash"
+QUESTION = "What is the color of the bike?"
+OTHER = "Where does it go, and who is there beside it?"
+LAYERS = 8
+
+SCHEDULES = {
+    "uniform": Schedule(kind="uniform", layers=(1, 3, 6), ratios=(1, 0.7, 0.3, 0.1)),
+    "attention": Schedule(kind="attention", layers=(2, 5), ratios=(1, 0.5, 0.25)),
+    "one": Schedule(kind="attention", layers=(7,), ratios=(1, 0.33)),
+    "uniform0": Schedule(kind="uniform0_attention", layers=(2, 5), ratios=(1, 0.75, 0.25)),
+    "uniform1": Schedule(kind="uniform1_attention", layers=(1, 2, 4), ratios=(1, 0.9, 0.5, 0.2)),
+    "all": Schedule(kind="attention", layers=(1, 2, 3, 4, 5, 6, 7), ratios=(1,) + (0.8,) * 7),
+}
+
+
+@cache
+def tiny() -> VideoChatFlash:
+    """The golden checkpoint, loaded once; nothing may change it."""
+    return opened(GOLDEN / "ckpt-umt224")
+
+
+def dropping(name: str) -> VideoChatFlash:
+    """The same, dropping."""
+    return replace(tiny(), drop=SCHEDULES[name])
+
+
+def visual(clips: int, seed: int = 0) -> VisualTokens:
+    """What a language model might get of a video; no tower runs."""
+    generator = torch.Generator().manual_seed(seed)
+    return VisualTokens(
+        features_ND=torch.randn(64 * clips, 128, generator=generator),
+        counts=(64,) * clips,
+        seconds=tuple(4.0 * clip for clip in range(clips)),
+        span=4,
+    )
+
+
+def prompt_of(visuals: int, question: str = QUESTION) -> str:
+    """A prompt with words between its visuals."""
+    return tiny().template.prompt(" and then ".join(["<image>"] * visuals) + f"\n{question}")
+
+
+def notes_of(pieces: Sequence[Piece]) -> Notes:
+    """Where frames lie."""
+    notes = Notes()
+    list(notes.of(iter(pieces), 0))
+    return notes
+
+
+@torch.no_grad()
+def at_once(
+    system: VideoChatFlash, pieces: Sequence[Piece], ids: Sequence[int]
+) -> tuple[Tensor, DropBetween | None]:
+    """Logits before each of the ids, read in one piece with the decoder's `between=`."""
+    decoder, cache = cast(Decoder, system.model.decoder), GrowingCache()
+    x_SD = torch.cat(list(embed_pieces(pieces, system.model.embed, system.model.device)))
+    between = None
+    if system.drop is not None:
+        row = Row(len(x_SD), blocks_of(notes_of(pieces).entries, 0))
+        between = DropBetween(decoder=decoder, schedule=system.drop, rows=[row])
+    logits, x_BSD = [], x_SD[None]
+    for token in ids:
+        past = cache.get_seq_length()
+        step = Step(positions_BS=torch.arange(past, past + x_BSD.shape[1])[None], cache=cache)
+        logits.append(system.model.logits(decoder(x_BSD, step, between)[0, -1]))
+        x_BSD = system.model.embed(torch.tensor([[token]]))
+    return torch.stack(logits), between
+
+
+@torch.no_grad()
+def in_stages(
+    system: VideoChatFlash, pieces: Sequence[Piece], ids: Sequence[int]
+) -> tuple[Tensor, StagedCache]:
+    """The same as users get it: a memory of all up to the last visual, then a question."""
+    split = 1 + max(n for n, piece in enumerate(pieces) if isinstance(piece, VisualTokens))
+    cache = cast(StagedCache, system.new_cache())
+    reading = system.remember(iter(pieces[:split]), cache, Known(1000))
+    asked = [n for piece in pieces[split:] for n in cast(tuple[int, ...], piece)]
+    assert (reading.features_D is None) == system.drop.depends  # type: ignore[union-attr]
+    features_D = system.read(cache, asked)
+    logits = [system.model.logits(features_D)]
+    for token in ids[:-1]:
+        one = system.model.embed(torch.tensor([token]))
+        logits.append(system.model.logits(engine.prefill(system.model, iter([one]), cache)))
+    return torch.stack(logits), cache
+
+
+def memory_of(system: VideoChatFlash, *visuals: VisualTokens, lead: str = "\n") -> Memory:
+    """A memory of the head and visuals, as watching makes it."""
+    pieces: list[Piece] = [system.tokens(system.template.head())]
+    for number, one in enumerate(visuals):
+        pieces += [system.tokens(" and then ")] if number else []
+        pieces.append(replace(one, visual=number))
+    cache = system.new_cache()
+    reading = system.remember(iter(pieces), cache, Known(1000))
+    durations = tuple(4.0 * len(one.counts) for one in visuals)
+    return replace(system._memory(reading, cache, durations, Stats()), lead=lead)
+
+
+# -- equal to reading at once -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [7, 64, 4096])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_stages_equal_one_piece(name: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = dropping(name)
+    pieces = system.pieces(prompt_of(1), [visual(3)])
+    ids = system.tokens(OTHER)[:5]
+    whole, between = at_once(system, pieces, ids)
+    monkeypatch.setitem(engine.PREFILL_BLOCK, "cpu", block)
+    parts, cache = in_stages(system, pieces, ids)
+    # fp32 sums in another order; logits deviate by about 4
+    torch.testing.assert_close(parts, whole, rtol=0, atol=5e-5)
+    assert between is not None
+    stayed = torch.arange(sum(map(len, [*pieces[:1], *pieces[2:]])) + 192)
+    for stage, kept in enumerate(between.kept, 1):
+        stayed = stayed[kept[0]]
+        ours = cache._all(stage, len(pieces[0]) + 192 + len(pieces[2]))
+        assert ours.tolist() == stayed.tolist()
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_several_visuals_lose_a_share_each(name: str) -> None:
+    system = dropping(name)
+    visuals = [visual(2), visual(1, seed=1), visual(3, seed=2)]
+    pieces = system.pieces(prompt_of(3), visuals)
+    ids = system.tokens(OTHER)[:3]
+    whole, between = at_once(system, pieces, ids)
+    parts, _ = in_stages(system, pieces, ids)
+    torch.testing.assert_close(parts, whole, rtol=0, atol=5e-5)
+    assert between is not None
+    left = [block.left for block in between.rows[0].blocks]
+    assert left == [SCHEDULES[name].counts(64 * clips)[-1] for clips in (2, 1, 3)]
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_prompt_may_begin_or_end_with_a_visual(name: str) -> None:
+    system = dropping(name)
+    for prompt in ("<image>", "<image>what?", "what is<image>"):
+        pieces = system.pieces(prompt, [visual(2)])
+        ids = (5, 6)
+        whole, _ = at_once(system, pieces, ids)
+        options = system.options(max_new_tokens=1)
+        answer = system.complete(prompt, [visual(2)], options)
+        assert answer.ids == (int(whole[0].argmax()),)
+
+
+def test_text_alone_is_answered() -> None:
+    """The original crashes."""
+    options = tiny().options(max_new_tokens=6)
+    plain = tiny().ask(None, QUESTION, options)
+    for name in SCHEDULES:
+        assert dropping(name).ask(None, QUESTION, options).ids == plain.ids
+
+
+# -- batches ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("name", ["uniform", "attention", "uniform1"])
+@torch.no_grad()
+def test_a_batch_equals_its_rows(name: str, left: bool) -> None:
+    """Rows of other lengths, with other numbers of visuals or none."""
+    system = dropping(name)
+    decoder = cast(Decoder, system.model.decoder)
+    prompts = [(prompt_of(1), [visual(3)]), (prompt_of(0), []), (prompt_of(2), [visual(1)] * 2)]
+    rows, embedded, alone = [], [], []
+    for prompt, visuals in prompts:
+        pieces = system.pieces(prompt, visuals)
+        x_SD = torch.cat(list(embed_pieces(pieces, system.model.embed, system.model.device)))
+        embedded.append(x_SD)
+        rows.append(Row(len(x_SD), blocks_of(notes_of(pieces).entries, 0)))
+        alone.append(at_once(system, pieces, (7,))[0][0])
+    longest = max(map(len, embedded))
+    x_BSD = torch.zeros(len(rows), longest, 128)
+    seen = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for row, x_SD in enumerate(embedded):
+        where = slice(longest - len(x_SD), None) if left else slice(0, len(x_SD))
+        x_BSD[row, where], seen[row, where] = x_SD, True
+    between = DropBetween(decoder=decoder, schedule=SCHEDULES[name], rows=rows, left=left)
+    logits = system.model(
+        inputs_embeds=x_BSD,
+        attention_mask=seen,
+        position_ids=(seen.cumsum(1) - 1).clamp(min=0),
+        between=between,
+    ).logits
+    for row, ours in enumerate(logits):
+        last = -1 if left else between.rows[row].length - 1
+        torch.testing.assert_close(ours[last], alone[row], rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("name", ["uniform", "attention", "uniform0"])
+def test_a_batch_is_written_as_its_rows_are(name: str) -> None:
+    """transformers' loop, padded on the left; the original cannot write more than one row."""
+    system = dropping(name)
+    prompts = [(prompt_of(1), [visual(3)]), (prompt_of(1, OTHER), [visual(2, seed=3)])]
+    rows, embedded, ids = [], [], []
+    options = system.options(max_new_tokens=8, repetition_penalty=1.0)
+    for prompt, visuals in prompts:
+        pieces = system.pieces(prompt, visuals)
+        embedded.append(
+            torch.cat(list(embed_pieces(pieces, system.model.embed, system.model.device)))
+        )
+        rows.append(Row(len(embedded[-1]), blocks_of(notes_of(pieces).entries, 0)))
+        ids.append(list(system.complete(prompt, visuals, options).ids))
+    longest = max(map(len, embedded))
+    x_BSD, seen = torch.zeros(2, longest, 128), torch.zeros(2, longest, dtype=torch.int64)
+    for row, x_SD in enumerate(embedded):
+        x_BSD[row, longest - len(x_SD) :], seen[row, longest - len(x_SD) :] = x_SD, 1
+    between = DropBetween(
+        decoder=cast(Decoder, system.model.decoder),
+        schedule=SCHEDULES[name],
+        rows=rows,
+        left=True,
+    )
+    written = system.model.generate(
+        inputs_embeds=x_BSD,
+        attention_mask=seen,
+        between=between,
+        past_key_values=GrowingCache(),
+        max_new_tokens=8,
+        do_sample=False,
+        repetition_penalty=1.0,
+        eos_token_id=list(system.end_ids),
+        pad_token_id=0,
+    )
+    for ours, wanted in zip(written.tolist(), ids, strict=True):
+        assert ours[: len(wanted)] == wanted
+
+
+def test_another_batch_is_refused() -> None:
+    decoder = cast(Decoder, tiny().model.decoder)
+    between = DropBetween(decoder=decoder, schedule=SCHEDULES["uniform"], rows=[Row(5)])
+    with pytest.raises(PromptError, match="2 rows to drop from, 1 were described"):
+        tiny().model(inputs_embeds=torch.zeros(2, 5, 128), between=between)
+
+
+# -- memories -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_memory_serves_every_question(name: str) -> None:
+    """In any order, each as if it were asked of a memory of its own; the memory rests unchanged."""
+    system = dropping(name)
+    memory, options = memory_of(system, visual(3)), system.options(max_new_tokens=8)
+    cache = cast(StagedCache, memory.cache)
+    assert memory.depth == ("tokens" if SCHEDULES[name].depends else "kv")
+    before, held = [layer.keys.clone() for layer in cache.layers], memory.bytes
+    fresh = {
+        question: system.complete(prompt_of(1, question), [visual(3)], options).ids
+        for question in (QUESTION, OTHER)
+    }
+    assert fresh[QUESTION] != fresh[OTHER]
+    for question in (QUESTION, OTHER, OTHER, QUESTION):
+        assert system.ask(memory, question, options).ids == fresh[question]
+        assert memory.bytes == held
+    for layer, keys in zip(cache.layers, before, strict=True):
+        torch.testing.assert_close(layer.keys, keys, rtol=0, atol=0)
+    history = [(QUESTION, "Red.")]
+    assert system.ask(memory, OTHER, options, history).ids != fresh[OTHER]
+    assert system.ask(memory, OTHER, options).ids == fresh[OTHER]
+
+
+def test_an_interrupted_answer_leaves_the_memory_as_it_was() -> None:
+    system = dropping("uniform0")
+    memory = memory_of(system, visual(3))
+    first = system.ask(memory, QUESTION, system.options(max_new_tokens=6))
+
+    def stop(piece: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        system.ask(memory, OTHER, system.options(on_text=stop))
+    assert system.ask(memory, QUESTION, system.options(max_new_tokens=6)).ids == first.ids
+
+
+@pytest.mark.parametrize("name", ["uniform", "attention", "uniform0"])
+def test_layers_hold_what_was_planned(name: str) -> None:
+    system = dropping(name)
+    memory = memory_of(system, visual(5))
+    cache = cast(StagedCache, memory.cache)
+    head = len(system.tokens(system.template.head()))
+    held = [layer.get_seq_length() - head for layer in cache.layers]
+    assert held == system.held_rows(320)
+    each = 4 * 2 * 2 * 32  # fp32, keys and values, 2 heads of 32
+    text = head * each * LAYERS
+    if cache.held is not None:
+        text += sum(keys.nbytes for keys in cache.held.keys.values())
+    assert memory.bytes == system.memory_bytes(320) + text
+
+
+@pytest.mark.parametrize("name", ["uniform", "uniform0", "attention"])
+def test_only_what_depends_on_the_question_is_run_again(name: str) -> None:
+    """Products counted, against a sum over the rows that layers must see."""
+    system = dropping(name)
+    schedule, sizes = SCHEDULES[name], system.config.decoder
+    memory, options = memory_of(system, visual(6)), system.options(max_new_tokens=1, evidence=False)
+    system.ask(memory, OTHER, options)
+    with FlopCounterMode(display=False) as counter:
+        system.ask(memory, QUESTION, options)
+    width = sizes.heads * sizes.head_dim
+    kv = sizes.kv_heads * sizes.head_dim
+    row = 2 * (2 * sizes.hidden * width + 2 * sizes.hidden * kv + 3 * sizes.hidden * sizes.mlp)
+    asked = len(system.tokens(memory.lead + system.template.tail(QUESTION)))
+    counts, head = schedule.counts(384), len(system.tokens(system.template.head()))
+    seen = [
+        asked + (counts[stage] if stage > schedule.shared else 0)
+        for stage, part in enumerate(schedule.stages(LAYERS))
+        for _ in part
+    ]
+    total = sum(seen) * row + 2 * sizes.hidden * system.model.usable_vocab
+    for drop in range(schedule.shared, len(schedule.layers)):
+        waiting = counts[drop] + asked
+        total += 2 * sizes.hidden * (waiting * kv + width)  # keys of all, queries of one
+        total += 2 * (head + waiting) * width  # their scores
+    # attention itself runs in torch's fused kernel, which counts nothing on a CPU
+    assert counter.get_total_flops() == total
+    with FlopCounterMode(display=False) as whole:
+        system.complete(prompt_of(1), [visual(6)], options)
+    assert total < (0.2 if name == "uniform" else 0.75) * whole.get_total_flops()
+
+
+def test_generate_continues_an_even_memory_and_refuses_another() -> None:
+    for name in ("uniform", "attention"):
+        system = dropping(name)
+        memory = memory_of(system, visual(3))
+        tail = system.tokens("\n" + system.template.tail(QUESTION))
+        options: dict[str, Any] = {
+            "input_ids": torch.tensor([tail]),
+            "attention_mask": torch.ones(1, memory.length + len(tail)),
+            "past_key_values": memory.cache,
+            "max_new_tokens": 8,
+            "do_sample": False,
+            "repetition_penalty": 1.0,
+            "eos_token_id": list(system.end_ids),
+            "pad_token_id": 0,
+        }
+        if name == "attention":
+            with pytest.raises(PromptError, match=r"depends on the question; ask it with"):
+                system.model.generate(**options)
+            continue
+        ours = system.ask(
+            memory, QUESTION, system.options(max_new_tokens=8, repetition_penalty=1.0)
+        )
+        theirs = system.model.generate(**options)
+        assert theirs[0, len(tail) :].tolist() == list(ours.ids)
+
+
+def test_other_drops_are_other_memories() -> None:
+    memory = memory_of(dropping("uniform"), visual(2))
+    for other in (tiny(), dropping("attention"), tiny().variant(drop="2,5:1,0.75,0.25")):
+        with pytest.raises(PromptError, match="another checkpoint or other options"):
+            other.ask(memory, QUESTION)
+    with pytest.raises(OptionError, match="leaves none of the model's 8 layers"):
+        tiny().variant(drop="card")
+    assert tiny().variant(drop="2,5:1,0.75,0.25").variant(drop="off").drop is None
+
+
+def test_a_memory_never_goes_back_into_itself() -> None:
+    memory = memory_of(dropping("uniform"), visual(2))
+    with pytest.raises(PromptError, match="cannot go back to 10"):
+        memory.cache.rewind(10)
+
+
+@pytest.mark.parametrize("kind", ["full", "int8"])
+@pytest.mark.parametrize("name", ["uniform", "uniform0", "attention"])
+def test_a_file_gives_the_memory_back(name: str, kind: str, tmp_path: Path) -> None:
+    system = dropping(name).variant(kv=kind)
+    memory, options = memory_of(system, visual(3)), system.options(max_new_tokens=8)
+    answers = [system.ask(memory, question, options) for question in (QUESTION, OTHER)]
+    path = save_memory(memory, tmp_path / "film.longtake")
+    loaded = load_memory(path, "cpu")
+    assert (loaded.bytes, loaded.depth, loaded.lead) == (memory.bytes, memory.depth, memory.lead)
+    again = [system.ask(loaded, question, options) for question in (OTHER, QUESTION)][::-1]
+    assert [answer.ids for answer in again] == [answer.ids for answer in answers]
+    assert [answer.evidence for answer in again] == [answer.evidence for answer in answers]
+    with path.open("rb") as file:
+        whole = file.read()
+    for cut in (0, 10, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(StoreError):
+            load_memory(path, "cpu")
+
+
+def test_packed_memories_answer_nearly_alike() -> None:
+    for name in ("uniform", "attention"):
+        plain, packed = dropping(name), dropping(name).variant(kv="int8")
+        memories = [memory_of(system, visual(3)) for system in (plain, packed)]
+        assert memories[1].bytes < memories[0].bytes
+        options = plain.options(max_new_tokens=4)
+        ids = [
+            system.ask(memory, QUESTION, options).ids
+            for system, memory in zip((plain, packed), memories, strict=True)
+        ]
+        assert ids[0][:1] == ids[1][:1]
+
+
+# -- evidence -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["uniform", "attention", "uniform0"])
+def test_evidence_maps_back_through_what_was_dropped(name: str) -> None:
+    """The mass of each clip is what its tokens get that are left in each layer, counted plainly."""
+    system = dropping(name)
+    memory = memory_of(system, visual(4))
+    options = system.options(max_new_tokens=1)
+    cache = cast(StagedCache, memory.cache)
+    seen: list[tuple[Tensor, list[int]]] = []
+    observer_of = engine.Observer.__call__
+
+    def noted(self: engine.Observer, layer: int, weights_BHN: Tensor) -> None:
+        rows = cache._all(cache.stage_of(layer), cache.get_seq_length()).tolist()
+        seen.append((weights_BHN.sum((0, 1)), rows))
+        observer_of(self, layer, weights_BHN)
+        sums.append(self.mass_T.clone())
+
+    sums: list[Tensor] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine.Observer, "__call__", noted)
+        answer = system.ask(memory, QUESTION, options)
+    assert len(seen) == LAYERS
+    plain = torch.zeros(4)
+    for weights_N, rows in seen:
+        assert len(weights_N) == len(rows)
+        for weight, row in zip(weights_N.tolist(), rows, strict=True):
+            for clip, entry in enumerate(memory.entries):
+                plain[clip] += weight if entry.start <= row < entry.stop else 0.0
+    torch.testing.assert_close(sums[-1], plain, rtol=1e-4, atol=1e-4)
+    assert answer.evidence
+    assert {span.start for span in answer.evidence} <= {0.0, 4.0, 8.0, 12.0}
+
+
+# -- watching -----------------------------------------------------------------------------------
+
+
+def test_watching_reports_progress_and_refuses_what_cannot_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    system = dropping("uniform0")
+    told: list[tuple[str, int, int]] = []
+    memory = system.watch(
+        noise(24), max_frames=24, progress=lambda *told_now: told.append(told_now)
+    )
+    steps = [done for stage, done, _ in told if stage == "prefill"]
+    assert steps == sorted(steps)
+    assert steps
+    assert all(done <= total for _, done, total in told)
+    assert memory.stats.frames == 24
+    assert memory.stats.visual_tokens == 6 * 64
+    assert memory.stats.patches == 24 * 196
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Free", (), {"available": 100_000})())
+    with pytest.raises(CapacityError, match=r"tokens need .* of the frames would fit"):
+        system.watch(noise(24), max_frames=24)
+
+
+def test_a_question_gives_back_what_it_took() -> None:
+    system = dropping("attention")
+    memory = memory_of(system, visual(40))
+    cache = cast(StagedCache, memory.cache)
+
+    def taken() -> int:
+        return sum(layer.key_buffer.nbytes for layer in cache.layers)  # type: ignore[union-attr]
+
+    before = taken()
+    system.ask(memory, QUESTION, system.options(max_new_tokens=2))
+    assert taken() <= before + LAYERS * 2 * 1024 * 128 * 2
