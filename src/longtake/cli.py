@@ -28,6 +28,8 @@ from longtake.flags import (
     Loading,
     MaxFrames,
     ModelName,
+    OtherModel,
+    Part,
     Question,
     Recipe,
     ResumeFlag,
@@ -48,16 +50,13 @@ from longtake.terminal import (
     size,
     survey_text,
     video_text,
+    watch_text,
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from torch import Tensor
-
     from longtake.system import System
     from longtake.types import Answer, Memory
-    from longtake.video.decode import Video
+    from longtake.video.inputs import Opened
 
 LEAVE = ("exit", "quit")
 """What ends a chat, besides the end of input."""
@@ -103,6 +102,7 @@ def ask(
     model: ModelName = "default",
     loading: Loading,
     max_frames: MaxFrames = None,
+    part: Part,
     condensing: Condensing,
     answering: Answering,
     stream: StreamFlag = None,
@@ -112,11 +112,13 @@ def ask(
     """Answer one QUESTION about VIDEO."""
     if not question.strip():
         raise PromptError("the question is empty; ask something")
+    from longtake.evidence import saver
+
     if stream and as_json:
         raise OptionError("--stream prints text as it comes and --json one object; choose one")
     with opened(video, answering) as source:
-        save_sheet = sheet_saver(source, evidence) if evidence is not None else None
-        memory = watch(source, system := loaded(model, loading, condensing), max_frames)
+        save_sheet = saver(source, evidence) if evidence is not None else None
+        memory = watch(source, system := loaded(model, loading, condensing), max_frames, part)
         if as_json:
             answer = system.ask(memory, question, system.options(**answering.given()))
             about = {"video": video, "question": question, "model": model}
@@ -135,6 +137,7 @@ def chat(
     model: ModelName = "default",
     loading: Loading,
     max_frames: MaxFrames = None,
+    part: Part,
     condensing: Condensing,
     answering: Answering,
     stream: StreamFlag = None,
@@ -145,7 +148,7 @@ def chat(
     """
     history: list[tuple[str, str]] = []
     with opened(video, answering) as source:
-        memory = watch(source, system := loaded(model, loading, condensing), max_frames)
+        memory = watch(source, system := loaded(model, loading, condensing), max_frames, part)
         for question in questions():
             answer = reply(system, memory, question, answering, stream=stream, history=history)
             history.append((question, answer.text))
@@ -156,7 +159,7 @@ def chat(
 def inspect_target(
     *,
     target: Target,
-    model: ModelName = "default",
+    model: OtherModel = None,
     loading: Loading,
     max_frames: MaxFrames = None,
     condensing: Condensing,
@@ -164,22 +167,30 @@ def inspect_target(
     as_json: JsonFlag = False,
 ) -> None:
     """Tell what a video or a model is, and what it takes to watch with it."""
-    from longtake.inspect import inspect_model, inspect_video, is_model
+    from longtake.inspect import inspect_model, inspect_video, inspect_watch, is_model
 
     if is_model(target):
         if timeline is not None:
             raise OptionError("--timeline draws a video; give the video, and the model by --model")
-        found = inspect_model(target, **asdict(loading), options=condensing.given())
+        if model is not None:
+            raise OptionError("--model goes with a video; a model is the target itself")
+        found = inspect_model(
+            target, **asdict(loading), options=condensing.given(), max_frames=max_frames
+        )
         print(json.dumps(asdict(found), default=str) if as_json else model_text(found))
     elif timeline is not None:
         from longtake.timeline import save_timeline
 
-        opening = partial(loaded, model, loading, condensing)
+        opening = partial(loaded, model or "default", loading, condensing)
         drawn = save_timeline(target, opening, max_frames, timeline)
         print(json.dumps(asdict(drawn)) if as_json else survey_text(drawn))
+    elif model is not None:
+        options = {"options": condensing.given(), "max_frames": max_frames, **asdict(loading)}
+        would = inspect_watch(target, model, **options)
+        print(json.dumps(asdict(would)) if as_json else watch_text(would))
     else:
         for name in condensing.given():
-            raise OptionError(f"{name} shows in a --timeline only; say where to draw it")
+            raise OptionError(f"{name} is of a model; say which by --model")
         video = inspect_video(target)
         print(json.dumps(asdict(video)) if as_json else video_text(video))
 
@@ -193,25 +204,14 @@ def train(*, recipe: Recipe, changes: Changes = None, resume: ResumeFlag = False
 
 
 @contextmanager
-def opened(path: str, answering: Answering) -> Iterator[Video | Tensor]:
+def opened(path: str, answering: Answering) -> Iterator[Opened]:
     """Open a video or a picture; what can be refused before a model is loaded is refused here."""
     from longtake.types import Options
-    from longtake.video.decode import open_video
-    from longtake.video.images import is_image, open_image
+    from longtake.video.inputs import opened_source
 
     Options(**answering.given())
-    if is_image(path):
-        yield open_image(path)
-        return
-    with open_video(path) as video:
-        yield video
-
-
-def sheet_saver(source: Video | Tensor, path: Path) -> Callable[[Answer], None]:
-    """What saves the moments of an answer; refuses before the work begins what cannot be saved."""
-    from longtake.evidence import saver
-
-    return saver(source, path)
+    with opened_source(path) as source:
+        yield source
 
 
 def loaded(model: str, loading: Loading, condensing: Condensing) -> System:
@@ -222,10 +222,10 @@ def loaded(model: str, loading: Loading, condensing: Condensing) -> System:
         return load(model, **asdict(loading)).variant(**condensing.given())
 
 
-def watch(source: Video | Tensor, system: System, max_frames: int | None) -> Memory:
+def watch(source: Opened, system: System, max_frames: int | None, part: Part) -> Memory:
     """Watch, with progress and a line that sums up on a terminal."""
     with bars() as progress:
-        memory = system.watch(source, max_frames=max_frames, progress=progress)
+        memory = system.watch(source, max_frames=max_frames, **asdict(part), progress=progress)
     for warning in memory.stats.warnings:
         say(warning, kind="warning")
     note(

@@ -67,10 +67,13 @@ class Condense:
         """
         if self.intervals is not None:
             return tokens // (self.intervals.average or self.ratios.smallest)
+        return sum(plan.summaries for plan in self.plans(tokens, expected))
+
+    def plans(self, tokens: int, expected: int) -> Iterator[Plan]:
+        """The windows of a visual of so many tokens, where none is cut by content."""
         full, rest = divmod(tokens, self.window)
         sizes = chain(repeat(self.window, full), [rest] if rest else [])
-        chooser = self.ratios.chooser(lambda: expected)
-        return sum(plan.summaries for plan in planned(sizes, chooser, self.place))
+        return planned(sizes, self.ratios.chooser(lambda: expected), self.place)
 
 
 @dataclass(kw_only=True)

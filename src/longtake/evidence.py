@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 from longtake.errors import OptionError
 from longtake.terminal import moment
 from longtake.types import Answer, Span
 from longtake.video.decode import Video
+from longtake.video.inputs import Opened
 
 MOST = 9
 """Frames on a sheet, heaviest spans first."""
@@ -50,7 +50,7 @@ def save_picture(picture: Image.Image, path: Path) -> None:
         aside.unlink(missing_ok=True)
 
 
-def saver(source: Video | Tensor, path: Path) -> Callable[[Answer], None]:
+def saver(source: Opened, path: Path) -> Callable[[Answer], None]:
     """What saves the moments of an answer; raises OptionError now if that cannot be done."""
     check_target(path)
     if not isinstance(source, Video):

@@ -28,6 +28,15 @@ ModelName = Annotated[
         "--model", "-m", metavar="NAME", help='"default", a folder, or a hub id "owner/name".'
     ),
 ]
+OtherModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME",
+        help="What it would take to watch the video with this model.",
+    ),
+]
 MaxFrames = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Frames to look at.  [default: the model's own]"),
@@ -74,6 +83,18 @@ class Loading:
     dtype: Annotated[
         str, typer.Option(metavar="NAME", help='"auto", "float32", "bfloat16" or "float16".')
     ] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Which part of a video is watched."""
+
+    start: Annotated[
+        float | None, typer.Option(metavar="S", help="Watch from this second of the video on.")
+    ] = None
+    end: Annotated[
+        float | None, typer.Option(metavar="S", help="Watch until this second of the video.")
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,14 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from longtake.costs import Comparison, compare, kv_numbers, whole_stages
+from longtake.sizes import LONGVA_7B
 from longtake.types import VisualTokens
 from longtake.video.decode import open_video
 from longtake.video.images import is_image, open_image
+from longtake.video.sample import Footage
 
 if TYPE_CHECKING:
     from longtake.system import System
 
-FRAME_COUNTS = (8, 32, 128, 512, 2048)
+FRAME_COUNTS = (8, 32, 128, 512, 2048, 10_000)
 """How many frames the costs are told for."""
 
 CHUNK = 16
@@ -87,6 +90,19 @@ class ModelReport:
     window: int | None
     """Tokens it was trained to read; None if the checkpoint does not say."""
     costs: tuple[Cost, ...]
+    comparison: Comparison
+    """Stages beside those of LongVA, for `frames` or as many as were asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchReport:
+    """What watching a video with a model would take."""
+
+    video: VideoReport
+    sampled: int
+    """Frames the model's rule takes of it."""
+    comparison: Comparison
+    """Its stages beside those of LongVA."""
 
 
 def is_model(target: str) -> bool:
@@ -131,21 +147,16 @@ def inspect_model(
     vision_tower: str | None = None,
     options: Mapping[str, Any] | None = None,
     frame_counts: Sequence[int] = FRAME_COUNTS,
+    max_frames: int | None = None,
 ) -> ModelReport:
     """Read a model folder as `load` would, and say what it takes on `device`.
 
-    `options`: of the system's `variant`.
+    `options`: of the system's `variant`; `max_frames`: of the comparison with LongVA.
 
     Raises CheckpointError and OptionError as `load` does.
     """
-    # here, because they bring transformers, which takes seconds and which a video does not need
-    from longtake.api import load
-    from longtake.folder import pick_device
-
-    # on CPU keys and values are fp32 whatever the weights are, see LongtakeModel.compute_dtype
-    on_cpu = pick_device(device).type == "cpu"
-    made = load(model, device="meta", dtype=dtype, system=system, vision_tower=vision_tower)
-    made = made.variant(**(options or {}))
+    loading = {"dtype": dtype, "system": system, "vision_tower": vision_tower}
+    made, kept = on_meta(model, device, loading, options)
     weights = list(made.model.parameters())
     return ModelReport(
         path=made.folder.path,
@@ -156,11 +167,52 @@ def inspect_model(
         picture=picture_size(made),
         frames=made.frames,
         window=made.window,
-        costs=tuple(
-            cost_of(made, count, torch.float32 if on_cpu else made.model.dtype)
-            for count in frame_counts
-        ),
+        costs=tuple(cost_of(made, count, kept) for count in frame_counts),
+        comparison=beside_longva(made, max_frames or made.frames, kept),
     )
+
+
+def inspect_watch(
+    path: str,
+    model: str,
+    *,
+    max_frames: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    **loading: Any,
+) -> WatchReport:
+    """Say what watching a video with a model would take; neither is run.
+
+    `loading`: of `inspect_model`. Raises what that and `inspect_video` raise.
+    """
+    video = inspect_video(path)
+    made, kept = on_meta(model, device, loading, options)
+    footage = Footage(frames=video.frames, fps=video.fps)
+    sampled = len(made.sample(footage, max_frames or made.frames))
+    comparison = beside_longva(made, sampled, kept)
+    return WatchReport(video=video, sampled=sampled, comparison=comparison)
+
+
+def on_meta(
+    model: str, device: str, loading: Mapping[str, Any], options: Mapping[str, Any] | None
+) -> tuple[System, torch.dtype]:
+    """A model without its numbers, and the dtype of keys and values on `device`."""
+    # here, because they bring transformers, which takes seconds and which a video does not need
+    from longtake.api import load
+    from longtake.folder import pick_device
+
+    # on CPU keys and values are fp32 whatever the weights are, see LongtakeModel.compute_dtype
+    on_cpu = pick_device(device).type == "cpu"
+    made = load(model, device="meta", **loading).variant(**(options or {}))
+    return made, torch.float32 if on_cpu else made.model.dtype
+
+
+def beside_longva(made: System, frames: int, dtype: torch.dtype) -> Comparison:
+    """A system's stages beside those of LongVA-7B, which holds the same kind of numbers."""
+    full = kv_numbers(made.video_sizes.decoder)
+    stages = made.stages(frames, made.row_bytes(dtype) / full)
+    others = whole_stages(LONGVA_7B, frames, dtype.itemsize)
+    return compare(frames, made.name, stages, "LongVA-7B", others)
 
 
 def cost_of(made: System, frames: int, dtype: torch.dtype) -> Cost:

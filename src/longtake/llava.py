@@ -8,6 +8,7 @@ Letters: T frames or crops, P patches, D width.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from longtake.parts.projector import projector_depth
 from longtake.parts.qwen2 import Decoder, DecoderConfig, decoder_config
 from longtake.parts.rope import rope_from_config
 from longtake.parts.vit import ViTConfig
+from longtake.sizes import VideoSizes
 from longtake.system import System
 from longtake.types import VisualTokens
 from longtake.video.anyres import Size, image_crops, parse_pinpoints
@@ -123,6 +125,19 @@ class Llava(System):
 
     name: ClassVar[str]
     config: LlavaConfig
+
+    @property
+    def video_sizes(self) -> VideoSizes:
+        """A frame's patches, pooled behind the projector."""
+        config = self.config
+        side = math.isqrt(config.tower.patches) // config.stride
+        return VideoSizes(
+            tower=config.tower,
+            decoder=config.decoder,
+            per_frame=side**2,
+            class_token=config.tower.class_token,
+            projector_depth=config.projector_depth,
+        )
 
     def see_image(self, image_CHW: Tensor, alone: bool = True) -> VisualTokens:
         """UniRes (LongVA, section 3.3): the grid's crops pooled like frames, the base one dropped.

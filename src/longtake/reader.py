@@ -19,7 +19,7 @@ from longtake.errors import OptionError
 from longtake.parts.splice import Piece, piece_tokens
 from longtake.types import Frames, VisualTokens
 from longtake.video.decode import Video
-from longtake.video.inputs import Held, Source, is_still, open_source
+from longtake.video.inputs import Held, Opened, Source, is_still, opened_source
 from longtake.video.prefetch import ahead
 from longtake.video.sample import Footage, Sampler, part_of
 
@@ -136,7 +136,7 @@ class Reader:
     expected: int = 0
     """Tokens there will be when the current source has been read; 0 until that is known."""
 
-    def stream(self, head: str, sources: Sequence[Source]) -> Generator[Piece]:
+    def stream(self, head: str, sources: Sequence[Source | Opened]) -> Generator[Piece]:
         """The head, then each source's tokens, and between sources what follows the earlier."""
         yield self._text(head)
         alone = sum(is_still(source) for source in sources) == 1
@@ -159,21 +159,17 @@ class Reader:
         self.place += piece_tokens(piece)
         return piece
 
-    def _tokens(self, source: Source, alone: bool) -> Iterator[VisualTokens]:
-        opened = open_source(source)
-        if isinstance(opened, Tensor):
+    def _tokens(self, source: Source | Opened, alone: bool) -> Iterator[VisualTokens]:
+        with opened_source(source) as opened:
+            if not isinstance(opened, Tensor):
+                yield from self._video(opened)
+                return
             tokens = self.eye.see_image(opened, alone)
             self.durations.append(0.0)
             self.patches += patches_of(tokens)
             self.frames += 1
             self.shown = Shown(frames=1, seconds=None)
             yield tokens
-            return
-        try:
-            yield from self._video(opened)
-        finally:
-            if opened is not source:
-                opened.close()
 
     def _video(self, video: Video | Held) -> Iterator[VisualTokens]:
         self.expected = 0

@@ -16,11 +16,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from longtake.errors import PromptError
+from longtake.errors import OptionError, PromptError
 from longtake.folder import Tokenizer
 from longtake.model import LongtakeModel
 from longtake.parts.splice import Piece, pieces_of
 from longtake.reader import Fitted, Shown
+from longtake.sizes import VideoSizes
 from longtake.types import Frames, VisualTokens
 from longtake.video.pixels import ClipProcessor
 from longtake.video.sample import Sampler
@@ -39,6 +40,11 @@ class Seeing:
     """(what there is of a video, frames wanted) -> indices."""
     compress: Callable[[Iterator[VisualTokens]], Iterator[VisualTokens]]
     """What happens to a video's tokens between projector and language model."""
+
+    @property
+    def video_sizes(self) -> VideoSizes:
+        """Sizes that its cost depends on. Raises OptionError for a system that does not say."""
+        raise OptionError(f"{self.name} does not say what it costs")
 
     def fit(self, frames: Iterator[Frames]) -> Iterator[Fitted]:
         """Resize and crop frames to bytes [T, 3, h, w] with their times; runs on a thread."""

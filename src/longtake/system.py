@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from longtake.answering import answer, beyond_training, continuable, published_options
+from longtake.costs import Stage, whole_stages
 from longtake.engine import memory_errors, prefill, read_pieces, require_room
 from longtake.errors import OptionError, PromptError
 from longtake.extend import extended
@@ -40,7 +41,7 @@ from longtake.reader import (
 )
 from longtake.seeing import Seeing
 from longtake.types import Answer, Memory, Options, Reading, Stats, VisualTokens
-from longtake.video.inputs import Source, last_end
+from longtake.video.inputs import Opened, Source, last_end
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,7 +69,7 @@ class System(Seeing):
 
     def watch(
         self,
-        *sources: Source,
+        *sources: Source | Opened,
         max_frames: int | None = None,
         start: float | None = None,
         end: float | None = None,
@@ -164,6 +165,10 @@ class System(Seeing):
         if self.kv == "full":
             return kv_bytes_per_token(*shape, dtype or self.model.compute_dtype)
         return quantised_bytes_per_token(*shape, self.kv)
+
+    def stages(self, frames: int, itemsize: float) -> tuple[Stage, ...]:
+        """What each stage of watching so many frames takes; `itemsize`: bytes of a kept number."""
+        return whole_stages(self.video_sizes, frames, itemsize)
 
     def beyond_training(self, tokens: int) -> tuple[str, ...]:
         """A warning if there are more tokens than the checkpoint was trained to read."""

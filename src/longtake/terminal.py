@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # it brings torch
     from longtake.costs import Comparison, Stage
-    from longtake.inspect import ModelReport, VideoReport
+    from longtake.inspect import ModelReport, VideoReport, WatchReport
     from longtake.survey import Survey
     from longtake.types import Span
 
@@ -179,7 +179,13 @@ def model_text(model: ModelReport) -> str:
         costs.append((*counts, size(cost.cache_bytes), fits))
     if model.window is None:
         costs = [cost[:4] for cost in costs]
-    return f"{table(rows, '<<')}\n\n{table(costs, '>>>><'[: len(costs[0])])}"
+    below = comparison_text(model.comparison)
+    return f"{table(rows, '<<')}\n\n{table(costs, '>>>><'[: len(costs[0])])}\n\n{below}"
+
+
+def watch_text(would: WatchReport) -> str:
+    """What a video is, and what watching it with a model would take."""
+    return f"{video_text(would.video)}\n\n{comparison_text(would.comparison)}"
 
 
 def comparison_text(found: Comparison) -> str:

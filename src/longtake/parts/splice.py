@@ -89,6 +89,11 @@ def first_features(tokens: VisualTokens, limit: int) -> VisualTokens:
     return replace(tokens, features_ND=tokens.features_ND[:limit], counts=counts)
 
 
+def visual_of(piece: Piece) -> int | None:
+    """Which visual a piece belongs to; None for text."""
+    return piece.visual if isinstance(piece, VisualTokens) else None
+
+
 def piece_tokens(piece: Piece) -> int:
     """How many tokens a piece has."""
     return len(piece.features_ND) if isinstance(piece, VisualTokens) else len(piece)

@@ -26,6 +26,7 @@ from longtake.bilevel import (
     score_windows,
 )
 from longtake.condense import Condense, Level, condense
+from longtake.costs import Stage, condensed_stages
 from longtake.engine import memory_errors, require_room
 from longtake.errors import CheckpointError, OptionError
 from longtake.folder import Folder, find_tower, require
@@ -33,7 +34,7 @@ from longtake.llava import Llava, LlavaConfig, Where, load_weights, wiring
 from longtake.mixing import mix
 from longtake.parts.cache import SLACK, GrowingCache
 from longtake.parts.fields import text, whole
-from longtake.parts.splice import Piece
+from longtake.parts.splice import Piece, visual_of
 from longtake.parts.summary import PARAMETERS, SummaryDecoder
 from longtake.parts.windows import Place, Ratios
 from longtake.reader import Fitted, Following
@@ -49,7 +50,7 @@ UNREACHABLE: tuple[tuple[str, tuple[object, ...]], ...] = (
     ("beacon_accum", (True, None)),
     ("beacon_attend_prev", (True, False, None)),  # it changes nothing under full coverage
 )
-"""Fields whose other values the original cannot run on video, or no checkpoint was trained with."""
+"""Fields whose other values the original cannot run on video, or no checkpoint has."""
 
 
 def recognises(config: Mapping[str, Any]) -> bool:
@@ -120,7 +121,7 @@ class VideoXL(Llava):
     condense: Condense
     """How visuals are condensed; variants are made with `dataclasses.replace`."""
     fine: Fine | None = None
-    """Keep a finer copy too, and answer each question from a mixture; None keeps one copy."""
+    """Keep a finer copy too, and answer each question from a mixture."""
 
     def see(self, fitted: Iterator[Fitted]) -> Iterator[VisualTokens]:
         """Tower and projector, with each frame's class token where frames are compared."""
@@ -173,6 +174,11 @@ class VideoXL(Llava):
         on_host = self.model.device.type == "cpu" and self.fine and self.fine.where == "memory"
         require_room(self.model, coarse + fine if on_host else coarse, held=held)
         cache.reserve(coarse + window)
+
+    def stages(self, frames: int, itemsize: float) -> tuple[Stage, ...]:
+        """Of the first copy, with windows of one size."""
+        tokens, sizes = round(frames * self.video_sizes.per_frame), self.video_sizes
+        return condensed_stages(sizes, frames, self.condense.plans(tokens, tokens), itemsize)
 
     def copies(self, tokens: int, expected: int) -> tuple[int, int]:
         """Summaries of the first and of the finer copy of so many visual tokens."""
@@ -245,8 +251,7 @@ class VideoXL(Llava):
                 cache=into,
                 ratios=ratio,
                 place=self.condense.place,
-                # known only when the first frames have passed
-                expected=lambda: following.expected,
+                expected=lambda: following.expected,  # known when the first frames have passed
             )
             for into, ratio in zip(caches, ratios, strict=True)
         ]
@@ -281,11 +286,6 @@ class VideoXL(Llava):
             windows=mixed.windows,
             stats=replace(memory.stats, warnings=tuple(dict.fromkeys(warnings))),
         )
-
-
-def visual_of(piece: Piece) -> int | None:
-    """Which visual a piece belongs to; None for text."""
-    return piece.visual if isinstance(piece, VisualTokens) else None
 
 
 def load(

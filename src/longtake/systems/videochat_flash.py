@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from longtake.checkpoint import Names, load_model, weight_shapes
+from longtake.costs import Stage, dropping_stages
 from longtake.engine import require_bytes
 from longtake.errors import OptionError
 from longtake.folder import Folder, end_ids, load_tokenizer
@@ -26,11 +27,13 @@ from longtake.hico import HicoConfig
 from longtake.parts.cache import GrowingCache, kv_bytes_per_token
 from longtake.parts.chat import QWEN_1_5
 from longtake.parts.dropping import Schedule
+from longtake.parts.internvideo2 import InternVideo2Config
 from longtake.parts.layered import StagedCache
 from longtake.parts.pooling import KeepAll
 from longtake.parts.splice import Piece
 from longtake.parts.tome import Merged, merge_tokens
 from longtake.reader import Fitted, Following, Shown
+from longtake.sizes import VideoSizes
 from longtake.staged import read_question, remember
 from longtake.system import System
 from longtake.types import Reading, VisualTokens
@@ -133,6 +136,25 @@ class VideoChatFlash(System):
         if shown.seconds is None:
             return "\n"
         return f"\n{time_message(shown.seconds, shown.frames)} "
+
+    @property
+    def video_sizes(self) -> VideoSizes:
+        """Clips of frames, merged before the projector."""
+        tower = self.config.tower
+        return VideoSizes(
+            tower=tower,
+            decoder=self.config.decoder,
+            per_frame=FRAME_TOKENS,
+            clip=tower.frames,
+            class_token=isinstance(tower, InternVideo2Config),
+            merged=True,
+        )
+
+    def stages(self, frames: int, itemsize: float) -> tuple[Stage, ...]:
+        """With the layers between two drops apart, once a question has been read."""
+        if self.drop is None:
+            return super().stages(frames, itemsize)
+        return dropping_stages(self.video_sizes, frames, self.drop, itemsize)
 
     # -- what it remembers ------------------------------------------------------------------------
 

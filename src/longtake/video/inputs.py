@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -59,25 +60,29 @@ class Held:
         """Nothing to give back."""
 
 
+Opened = Video | Held | Tensor
+"""A video to sample from, or a still image uint8 [3, H, W]."""
+
+
 def last_end(seconds: Sequence[float]) -> float:
     """When the last frame ends, if it lasts as long as the one before; 0 for fewer than two."""
     return 0.0 if len(seconds) < 2 else 2 * seconds[-1] - seconds[-2]
 
 
-def is_still(source: Source) -> bool:
+def is_still(source: Source | Opened) -> bool:
     """Whether a source is a still image; decodes nothing."""
     if isinstance(source, Tensor | Image.Image):
         return True
     return isinstance(source, str | os.PathLike) and is_image(source)
 
 
-def open_source(source: Source) -> Video | Held | Tensor:
+def open_source(source: Source | Opened) -> Opened:
     """A video to sample from, or a still image. Raises VideoError, OptionError."""
     if isinstance(source, Frames):
         if not len(source):
             raise VideoError("there are 0 frames; give at least one")
         return Held(held=source)
-    if isinstance(source, Video | Tensor):
+    if isinstance(source, Opened):
         return source
     if isinstance(source, Image.Image):
         return torch.from_numpy(np.array(source.convert("RGB"))).permute(2, 0, 1)
@@ -90,3 +95,14 @@ def open_source(source: Source) -> Video | Held | Tensor:
     if is_image(source):
         return open_image(source)
     return open_video(source)
+
+
+@contextmanager
+def opened_source(source: Source | Opened) -> Iterator[Opened]:
+    """`open_source` for a `with` statement, which closes what it opened."""
+    opened = open_source(source)
+    try:
+        yield opened
+    finally:
+        if not isinstance(opened, Tensor) and opened is not source:
+            opened.close()
