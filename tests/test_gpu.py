@@ -99,3 +99,23 @@ def test_condensed_memories(options: dict[str, object], tmp_path: Path) -> None:
         loaded = load_memory(save_memory(memory, tmp_path / device), device)
         ids.append(system.ask(loaded, "What happens?", written).ids)
     assert len(set(ids)) == 1
+
+
+@pytest.mark.parametrize("drop", ["off", "uniform:2,5:1,0.5,0.25", "2,5:1,0.75,0.25"])
+def test_staged_memories(drop: str, tmp_path: Path) -> None:
+    """The same ids as on CPU in fp32, before and after a file; bf16 answers too."""
+    folder = CHECKPOINT.parents[1] / "videochat_flash" / "ckpt-umt224"
+    ids = []
+    for device in ("cpu", "cuda"):
+        system = load(folder, device=device, dtype="float32").variant(drop=drop)
+        memory = system.watch(noise(24), max_frames=24)
+        written = system.options(max_new_tokens=8)
+        ids.append(system.ask(memory, "What happens?", written).ids)
+        loaded = load_memory(save_memory(memory, tmp_path / device), device)
+        ids.append(system.ask(loaded, "What happens?", written).ids)
+    assert len(set(ids)) == 1
+    half = load(folder, device="cuda", dtype="bfloat16").variant(drop=drop)
+    memory = half.watch(noise(24), max_frames=24)
+    answers = [half.ask(memory, "What happens?", half.options(max_new_tokens=8)) for _ in "ab"]
+    assert answers[0].ids == answers[1].ids
+    assert answers[0].evidence

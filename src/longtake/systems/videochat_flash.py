@@ -24,6 +24,7 @@ from longtake.engine import require_bytes
 from longtake.errors import OptionError
 from longtake.folder import Folder, end_ids, load_tokenizer
 from longtake.hico import HicoConfig
+from longtake.model import LongtakeModel
 from longtake.parts.cache import GrowingCache, kv_bytes_per_token
 from longtake.parts.chat import QWEN_1_5
 from longtake.parts.dropping import Schedule
@@ -263,7 +264,11 @@ def load(
     shapes = weight_shapes(folder.path)
     config = HicoConfig.from_published(folder.config, shapes)
     names = Names(keys=config.keys(shapes))
-    model = load_model(folder, config.blueprint(), names, device, dtype)
+    return wired(folder, config, load_model(folder, config.blueprint(), names, device, dtype))
+
+
+def wired(folder: Folder, config: HicoConfig, model: LongtakeModel) -> VideoChatFlash:
+    """A system around a model that is there."""
     tokenizer = load_tokenizer(folder.path)
     side = config.tower.image
     return VideoChatFlash(
