@@ -134,7 +134,7 @@ def schedule_of(said: str | Schedule, stated: Schedule | None = None) -> Schedul
         if stated is None:
             raise OptionError("config.json states no drop that fits this model; give one")
         return stated
-    if said in PRESETS:
+    if isinstance(said, str) and said in PRESETS:
         return PRESETS[said]
     parts = str(said).split(":")
     kind, lists = ("uniform0_attention", parts) if len(parts) == 2 else (parts[0], parts[1:])

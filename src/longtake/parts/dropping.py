@@ -51,7 +51,7 @@ class Schedule:
                 f"before the first and one after each; got {len(self.ratios)}"
             )
         falling = list(self.ratios) == sorted(self.ratios, reverse=True)
-        if self.ratios[0] != 1 or not falling or not self.ratios[-1] > 0:
+        if self.ratios[0] != 1 or not falling or not all(ratio > 0 for ratio in self.ratios):
             raise OptionError(
                 f"drop ratios must start at 1, never rise and stay above 0, got {list(self.ratios)}"
             )
@@ -64,8 +64,8 @@ class Schedule:
             )
 
     def counts(self, tokens: int) -> tuple[int, ...]:
-        """A visual's tokens in each stage, truncated as in the original."""
-        return tuple(int(tokens * ratio) for ratio in self.ratios)
+        """A visual's tokens in each stage, truncated as in the original; one stays at least."""
+        return tuple(min(tokens, max(1, int(tokens * ratio))) for ratio in self.ratios)
 
     def is_even(self, drop: int) -> bool:
         """Whether drop number `drop`, from 0, is made without looking at the prompt."""
