@@ -47,3 +47,35 @@ def test_pil_images_and_open_files(tmp_path: Path) -> None:
     with (tmp_path / "one.png").open("rb") as file:
         # a file object is always a video: here one of a single frame
         assert tiny().watch(file, max_frames=1).stats.frames == 1
+
+
+def test_a_part_of_a_video_is_a_part_of_its_time(tmp_path: Path) -> None:
+    """Also where frames come at no steady rate: 20 in the first second, then one a second."""
+    from fractions import Fraction
+
+    from tests.video.makers import encode
+
+    pts = [50 * number for number in range(20)] + [1000 * second for second in range(1, 12)]
+    film = encode(
+        tmp_path / "uneven.mkv",
+        "libx264",
+        numbers=list(range(31)),
+        pts=pts,
+        time_base=Fraction(1, 1000),
+    )
+    system = tiny()
+    memory = longtake.watch(str(film), model=system, max_frames=4, start=3.0, end=8.0)
+    seconds = [entry.seconds for entry in memory.entries]
+    assert seconds == sorted(seconds)
+    assert 3.0 <= seconds[0] <= 3.1
+    assert 6.9 <= seconds[-1] <= 8.0
+    assert memory.durations == (8.0,)
+    whole = longtake.watch(str(film), model=system, max_frames=4)
+    assert whole.entries[0].seconds == 0.0
+    assert whole.durations[0] > 10.0
+    answer = longtake.ask(
+        str(film), "What?", model=system, max_frames=4, start=3.0, end=8.0, max_new_tokens=4
+    )
+    assert answer.ids == system.ask(memory, "What?", system.options(max_new_tokens=4)).ids
+    with pytest.raises(OptionError, match="no frame lies between 50 s"):
+        longtake.watch(str(film), model=system, start=50.0)

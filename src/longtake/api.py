@@ -51,13 +51,18 @@ def load(
 
 
 def watch(
-    *sources: Source, model: str | System = "default", max_frames: int | None = None
+    *sources: Source,
+    model: str | System = "default",
+    max_frames: int | None = None,
+    start: float | None = None,
+    end: float | None = None,
 ) -> Memory:
     """Watch with a model that is loaded once and kept; `ask` continues from what comes out.
 
-    Raises what `load` and `System.watch` raise.
+    `start`, `end`: only this part of each video, in seconds. Raises what `load` and `System.watch`
+    raise.
     """
-    return _kept(model).watch(*sources, max_frames=max_frames)
+    return _kept(model).watch(*sources, max_frames=max_frames, start=start, end=end)
 
 
 def ask(
@@ -66,16 +71,20 @@ def ask(
     *,
     model: str | System = "default",
     max_frames: int | None = None,
+    start: float | None = None,
+    end: float | None = None,
     **options: Any,
 ) -> Answer:
     """Answer one question about a video, or about the memory of one.
 
-    `options`: fields of `Options`, such as temperature. Raises what `load`, `System.watch` and
-    `System.ask` raise.
+    `start`, `end`: only this part of the video, in seconds. `options`: fields of `Options`, such as
+    temperature. Raises what `load`, `System.watch` and `System.ask` raise.
     """
     system = _kept(model)
     chosen = system.options(**options)
-    memory = video if isinstance(video, Memory) else system.watch(video, max_frames=max_frames)
+    if isinstance(video, Memory):
+        return system.ask(video, question, chosen)
+    memory = system.watch(video, max_frames=max_frames, start=start, end=end)
     return system.ask(memory, question, chosen)
 
 

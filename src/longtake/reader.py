@@ -175,10 +175,12 @@ class Reader:
         self.expected = 0
         whole = Footage(frames=video.frames, fps=video.fps)
         footage = part_of(whole, *self.part)
+        if footage != whole and isinstance(video, Video) and video.variable_rate:
+            footage = self._by_time(video, footage)
         indices = list(self.eye.sample(footage, self.num))
         self.shown = Shown(frames=len(indices), seconds=footage.seconds)
-        ends = video.duration if footage is whole else (footage.first / footage.fps)
-        self.durations.append(ends if footage is whole else ends + footage.seconds)
+        begins = max(0.0, self.part[0] or 0.0)
+        self.durations.append(video.duration if footage == whole else begins + footage.seconds)
         frames = self._count(video.read(indices, chunk=CHUNK), len(indices))
         before, start = self.frames, self.place
         with ahead(self._fitted(frames)) as fitted:
@@ -189,8 +191,16 @@ class Reader:
                     self.expected = start + coming
                     self.reserve(self.expected, coming)
                 yield tokens
+                # a last clip may have been filled up
+                self.frames = min(self.frames, before + len(indices))
                 self.progress("encode", self.frames - before, len(indices))
         self.warnings += video.warnings  # reading may have found damage
+
+    def _by_time(self, video: Video, footage: Footage) -> Footage:
+        """The part of a video whose average rate does not tell which frame is shown when."""
+        begins = max(0.0, self.part[0] or 0.0)
+        first, last = (video.index_at(at) for at in (begins, begins + footage.seconds))
+        return replace(footage, first=first, frames=max(1, last - first))
 
     def _fitted(self, frames: Generator[Frames]) -> Iterator[Fitted]:
         """Resized frames; however this ends, the decoder is stopped. Runs on the thread."""
