@@ -115,8 +115,12 @@ def test_inspect_a_video_with_a_model_compares_what_would_be_sampled(clip: Path)
     text = run("inspect", clip, "--model", FLASH, "--drop", DROP).stdout
     assert "10 at 5 per second" in text
     assert "layers 5-7" in text
-    assert run("inspect", clip, "--drop", DROP).exit_code == 2
-    assert run("inspect", FLASH, "--model", FLASH).exit_code == 2
+    result = run("inspect", clip, "--drop", DROP)
+    assert result.exit_code == 2
+    assert "drop is of a model; say which by --model" in error_line(result)
+    result = run("inspect", FLASH, "--model", FLASH)
+    assert result.exit_code == 2
+    assert "a model is the target itself" in error_line(result)
 
 
 def test_packed_keys_and_values_are_counted_as_such() -> None:

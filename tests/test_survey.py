@@ -126,7 +126,6 @@ def test_inspect_draws_and_says_it(clip: Path, tmp_path: Path) -> None:
         (("--timeline", "cuts.txt"), "cannot save a picture as 'cuts.txt'"),
         (("--timeline", "no/such/cuts.png"), "is no folder"),
         (("--ratio", "7", "--timeline", "cuts.png"), "ratio 7 does not divide"),
-        (("--ratio", "8"), "ratio shows in a --timeline only"),
         (("--max-frames", "0", "--timeline", "cuts.png"), "greater than or equal to 1"),
     ],
 )

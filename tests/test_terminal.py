@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from longtake.costs import compare, dropping_stages, whole_stages
+from longtake.costs import Comparison, compare, dropping_stages, whole_stages
 from longtake.inspect import Cost, ModelReport, VideoReport
 from longtake.parts.dropping import Schedule
 from longtake.sizes import FLASH_7B_448, LONGVA_7B
@@ -149,15 +149,22 @@ def test_costs_are_told_against_the_window_where_there_is_one(
                 fits=window is None,
             ),
         ),
+        comparison=comparison(),
     )
-    assert model_text(report).splitlines()[-1].strip() == last
+    told, below = model_text(report).split("\n\n", 2)[1:]
+    assert told.splitlines()[-1].strip() == last
+    assert below == comparison_text(comparison())
+
+
+def comparison() -> Comparison:
+    """VideoChat-Flash beside LongVA."""
+    drop = Schedule(layers=(4, 18), ratios=(1, 0.75, 0.25))
+    stages = dropping_stages(FLASH_7B_448, 511, drop)
+    return compare(511, "flash", stages, "LongVA-7B", whole_stages(LONGVA_7B, 511))
 
 
 def test_stages_stand_above_those_of_another() -> None:
-    drop = Schedule(layers=(4, 18), ratios=(1, 0.75, 0.25))
-    stages = dropping_stages(FLASH_7B_448, 511, drop)
-    found = compare(511, "flash", stages, "LongVA-7B", whole_stages(LONGVA_7B, 511))
-    assert comparison_text(found).splitlines() == [
+    assert comparison_text(comparison()).splitlines() == [
         "511 frames",
         "",
         "flash           tokens per frame   tokens     memory     compute",
