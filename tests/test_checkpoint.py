@@ -242,7 +242,8 @@ def test_a_broken_tokenizer(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "match"),
     [
-        ({"mm_patch_merge_type": "spatial_unpad"}, "no system recognises"),
+        ({"mm_patch_merge_type": "spatial"}, "no system recognises"),
+        ({"mm_patch_merge_type": "spatial_unpad"}, "'clip_vision_model', expected 'siglip"),
         ({"beacon_window": 1440}, "no system recognises"),
         ({"mm_spatial_pool_mode": "median"}, "mm_spatial_pool_mode is 'median'"),
         ({"mm_projector_type": "qformer"}, "mm_projector_type 'qformer'"),

@@ -400,7 +400,15 @@ def test_a_model_folder_that_is_broken(
         (["--temperature", "-1"], 2, "temperature"),
         (["--max-new-tokens", "0"], 2, "max_new_tokens"),
         (["--stop", ""], 2, "stop"),
-        (["--extend", "bogus"], 2, "extend 'bogus' is unknown; choose none, yarn or yarn:N"),
+        (["--extend", "bogus"], 2, "extend 'bogus' is unknown; choose none, linear:N, ntk:N, yarn"),
+        (["--extend", "visual-window:window=-5"], 2, "window must be a whole number from 1"),
+        (["--extend", "visual-window:ramp=up"], 2, "ramp must be dim or rotations, got 'up'"),
+        (["--extend", "visual-window:colour=3"], 2, "visual-window takes paper, nominal, fig2"),
+        (["--pool", "0"], 2, "pool high must be a whole number from 1, got 0"),
+        (["--pool", "8,2,4"], 2, "pool strides must rise"),
+        (["--pool", "2,8"], 2, "pool must be a stride such as 4"),
+        (["--pool", "99"], 2, "pool: stride must be 1..6"),
+        (["--pool-mode", "cubic"], 2, "pool mode 'cubic' is unknown"),
         (["--extend", "yarn:0.5"], 2, "extend needs a number from 1"),
         (["--json", "--stream"], 2, "--stream"),
     ],
@@ -490,7 +498,7 @@ def test_a_full_disk_is_one_line(words: list[str], clip: Path) -> None:
 
 CONDENSING = (
     "--ratio --mix --window --place --dynamic --no-dynamic --shortest --longest --average-ratio "
-    "--fine --budget --fine-on --drop --kv --extend "
+    "--fine --budget --fine-on --pool --pool-mode --drop --kv --extend "
 )
 OPTIONS = {
     "ask": "video question --model -m --system --vision-tower --device --dtype --max-frames "

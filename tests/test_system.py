@@ -16,7 +16,7 @@ from longtake.api import load
 from longtake.engine import Observer, prefill
 from longtake.errors import CapacityError, OptionError, PromptError, VideoError
 from longtake.parts.cache import SLACK
-from longtake.parts.pooling import PoolFrames
+from longtake.parts.pooling import uniform_pool
 from longtake.parts.splice import embed_pieces
 from longtake.system import System
 from longtake.types import Entry, Frames, VisualTokens
@@ -179,7 +179,7 @@ def test_a_still_image_has_no_moments() -> None:
 
 def test_the_fingerprint_knows_options_and_weights(tmp_path: Path) -> None:
     system = tiny()
-    pooled = dataclasses.replace(system, compress=PoolFrames(3))
+    pooled = dataclasses.replace(system, compress=uniform_pool(3))
     assert pooled.fingerprint != system.fingerprint
     copy = Path(shutil.copytree(CHECKPOINT, tmp_path / "copy", copy_function=shutil.copyfile))
     assert load(copy, device="cpu").fingerprint == system.fingerprint

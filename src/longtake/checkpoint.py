@@ -43,13 +43,17 @@ class Names:
     """Own prefixes that the folder does not hold; the caller loads them."""
 
     def found(self, shapes: Mapping[str, Any]) -> dict[str, Any]:
-        """The published names that count, in our spelling."""
+        """The published names that count, in our spelling. Raises CheckpointError for twins."""
         leftovers = re.compile("|".join(self.ignored) or r"(?!)")
-        return {
-            rename(name, self.keys): value
-            for name, value in shapes.items()
-            if not leftovers.match(name)
-        }
+        found: dict[str, Any] = {}
+        for name, value in shapes.items():
+            if leftovers.match(name):
+                continue
+            own = rename(name, self.keys)
+            if own in found:
+                raise CheckpointError(f"two weights stand for {own}, {name} and one more; keep one")
+            found[own] = value
+        return found
 
     def needed(self, model: LongtakeModel) -> dict[str, tuple[int, ...]]:
         """Names and shapes the folder must hold: all but what is absent, or tied to another."""

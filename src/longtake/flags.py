@@ -146,6 +146,18 @@ class Condensing:
         str | None, typer.Option(metavar="WHERE", help="The finer copy: memory or disk.")
     ] = None
 
+    pool: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STRIDES",
+            help="Pool frames by 4, or by 2, then 8, in groups of 4: 2,8,4; paper, fine, coarse, "
+            "off.",
+        ),
+    ] = None
+    pool_mode: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="How frames are pooled: average, max, bilinear, area."),
+    ] = None
     drop: Annotated[
         str | None,
         typer.Option(
@@ -160,7 +172,9 @@ class Condensing:
     extend: Annotated[
         str | None,
         typer.Option(
-            metavar="KIND", help="Read further than trained: yarn:4 is 4 times as far; or none."
+            metavar="KIND",
+            help="Read further than trained: yarn:4 (or linear, ntk) is 4 times as far, "
+            "visual-window as far as each video needs; or none.",
         ),
     ] = None
 

@@ -23,8 +23,9 @@ from huggingface_hub.errors import (
 from transformers import AutoTokenizer, PreTrainedConfig
 
 from longtake.errors import CheckpointError, OptionError
-from longtake.parts.clip import KNOWN
-from longtake.parts.fields import real, text, whole
+from longtake.parts.clip import KNOWN as CLIPS
+from longtake.parts.fields import mapping, real, text, whole
+from longtake.parts.siglip import KNOWN as SIGLIPS
 
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -155,7 +156,8 @@ def end_ids(folder: Folder, tokenizer: Tokenizer) -> frozenset[int]:
 
     Raises CheckpointError if neither names one.
     """
-    ids = folder.generation.get("eos_token_id", folder.config.get("eos_token_id"))
+    stated = {**mapping(folder.config, "text_config"), **folder.config, **folder.generation}
+    ids = stated.get("eos_token_id")
     ids = [ids] if isinstance(ids, int) else ids
     if not ids or not all(isinstance(one, int) for one in ids):
         raise CheckpointError(f"{folder.path} names no eos_token_id, so no answer would end")
@@ -182,18 +184,22 @@ class TowerFiles:
             ) from error
 
 
-def find_tower(folder: Folder, given: str | None) -> TowerFiles:
+TOWERS = CLIPS | SIGLIPS
+"""Towers that need no folder of their own."""
+
+
+def find_tower(folder: Folder, given: str | None, unnamed: str = "") -> TowerFiles:
     """The tower a checkpoint names: the one given, else its vision_tower/ folder, else by name.
 
-    Raises CheckpointError if it cannot be found.
+    `unnamed`: the name where it states none. Raises CheckpointError if it cannot be found.
     """
     beside = folder.path / "vision_tower"
-    name = text(folder.config, "mm_vision_tower", "")
+    name = text(folder.config, "mm_vision_tower", "") or unnamed
     if given is None and (beside / "config.json").exists():
         return read_tower(beside)
-    known = [hub for hub in KNOWN if name.split("/")[-1] == hub.split("/")[-1]]
+    known = [hub for hub in TOWERS if name.split("/")[-1] == hub.split("/")[-1]]
     if given is None and known:  # also where it lay on somebody's disk: Video-XL names that path
-        config, pixels = KNOWN[known[0]]
+        config, pixels = TOWERS[known[0]]
         return TowerFiles(config=config, pixels=pixels, name=known[0])
     return read_tower(find(given or name))
 

@@ -62,8 +62,6 @@ class HicoConfig:
             )
         decoder = decoder_config(config, rope_from_config(config))
         stated = stated_schedule(config, decoder.layers)
-        if config.get("mm_llm_compress") and stated is None:
-            raise CheckpointError("config.json: mm_llm_compress is on, but its layers do not fit")
         return cls(
             tower=tower,
             decoder=decoder,
@@ -117,7 +115,10 @@ def tower_config(name: str, shapes: Mapping[str, tuple[int, ...]]) -> ClipTowerC
 
 
 def stated_schedule(config: Mapping[str, Any], layers: int) -> Schedule | None:
-    """Video-level compression as config.json states it; None if it fits no model of this depth."""
+    """Video-level compression as config.json states it; None if it fits no model of this depth.
+
+    Raises CheckpointError for that where config.json switches it on.
+    """
     try:
         schedule = Schedule(
             kind=config.get("llm_compress_type", "attention"),
@@ -125,6 +126,10 @@ def stated_schedule(config: Mapping[str, Any], layers: int) -> Schedule | None:
             ratios=tuple(config.get("llm_image_token_ratio_list", (1.0, 0.5, 0.25, 0.125))),
         )
         schedule.check_depth(layers)
-    except (OptionError, TypeError):
-        return None
+    except (OptionError, TypeError) as error:
+        if not config.get("mm_llm_compress"):
+            return None
+        lists = "llm_compress_layer_list, llm_image_token_ratio_list must be lists of numbers"
+        reason = lists if isinstance(error, TypeError) else error
+        raise CheckpointError(f"config.json: mm_llm_compress is on, but {reason}") from error
     return schedule

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from longtake.costs import Comparison, compare, kv_numbers, whole_stages
+from longtake.parts.splice import visual_count
 from longtake.sizes import LONGVA_7B
 from longtake.types import VisualTokens
 from longtake.video.decode import open_video
@@ -217,7 +218,9 @@ def beside_longva(made: System, frames: int, dtype: torch.dtype) -> Comparison:
 
 def cost_of(made: System, frames: int, dtype: torch.dtype) -> Cost:
     """Let a system on the meta device see `frames` frames and count what comes out."""
-    tokens = sum(sum(part.counts) for part in made.compress(see_blank(made, frames)))
+    read = list(made.arrange(made.compress(see_blank(made, frames))))
+    tokens = sum(sum(part.counts) for part in read)
+    made = made.scaled(made.target_for(sum(map(visual_count, read)), frames))
     return Cost(
         frames=frames,
         tokens=tokens,

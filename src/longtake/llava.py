@@ -8,28 +8,26 @@ Letters: T frames or crops, P patches, D width.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
-from longtake.checkpoint import Names, load_model, load_part, weight_shapes
+from longtake.checkpoint import Keys, Names, load_model, load_part, weight_shapes
 from longtake.folder import Folder, TowerFiles, end_ids, load_tokenizer, require
+from longtake.gridded import Gridded
 from longtake.model import Blueprint, LongtakeModel, blueprint
 from longtake.parts.chat import QWEN_1_5
 from longtake.parts.clip import clip_config, clip_layers
 from longtake.parts.fields import mapping, text, whole
-from longtake.parts.pooling import PoolFrames, PoolMode, grid_pool
+from longtake.parts.pooling import PoolMode, grid_pool, uniform_pool
 from longtake.parts.projector import projector_depth
 from longtake.parts.qwen2 import Decoder, DecoderConfig, decoder_config
 from longtake.parts.rope import rope_from_config
 from longtake.parts.vit import ViTConfig
-from longtake.sizes import VideoSizes
-from longtake.system import System
 from longtake.types import VisualTokens
 from longtake.video.anyres import Size, image_crops, parse_pinpoints
 from longtake.video.pixels import ClipProcessor
@@ -75,6 +73,11 @@ class LlavaConfig:
     still_as_frame: bool
     """A still image is read as a video of one frame (the bundled model knows no other)."""
 
+    @property
+    def keys(self) -> Keys:
+        """Published prefix, own prefix."""
+        return KEYS
+
     @classmethod
     def from_published(cls, config: Mapping[str, Any], tower: Mapping[str, Any]) -> Self:
         """Read the fields the original reads; CheckpointError for what it cannot do either."""
@@ -113,31 +116,23 @@ class LlavaConfig:
         return replace(plain, decoder=lambda: decoder(self.decoder))
 
     def ignored(self, prefix: str = TOWER) -> tuple[str, ...]:
-        """Tower names expected and unused: what follows the blocks whose output is taken."""
-        blocks = [f"encoder.layers.{n}." for n in range(self.tower.layers, self.tower_layers)]
-        unused = ["post_layernorm.", "embeddings.position_ids", *blocks]
-        return tuple(re.escape(prefix + name) for name in unused)
+        """Tower names expected and unused."""
+        return unused_tower(prefix, range(self.tower.layers, self.tower_layers))
+
+
+def unused_tower(prefix: str, blocks: range) -> tuple[str, ...]:
+    """Patterns of what follows the blocks whose output is taken: further blocks, norm, head."""
+    behind = [f"encoder.layers.{n}." for n in blocks]
+    unused = ["post_layernorm.", "head.", "embeddings.position_ids", *behind]
+    return tuple(re.escape(prefix + name) for name in unused)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Llava(System):
+class Llava(Gridded):
     """A system of this layout."""
 
     name: ClassVar[str]
     config: LlavaConfig
-
-    @property
-    def video_sizes(self) -> VideoSizes:
-        """A frame's patches, pooled behind the projector."""
-        config = self.config
-        side = math.isqrt(config.tower.patches) // config.stride
-        return VideoSizes(
-            tower=config.tower,
-            decoder=config.decoder,
-            per_frame=side**2,
-            class_token=config.tower.class_token,
-            projector_depth=config.projector_depth,
-        )
 
     def see_image(self, image_CHW: Tensor, alone: bool = True) -> VisualTokens:
         """UniRes (LongVA, section 3.3): the grid's crops pooled like frames, the base one dropped.
@@ -168,14 +163,28 @@ class Where:
     dtype: torch.dtype | None
 
 
-def load_weights(config: LlavaConfig, plan: Blueprint, where: Where) -> LongtakeModel:
+class Layout(Protocol):
+    """How a config's folder names its weights."""
+
+    @property
+    def keys(self) -> Keys:
+        """Published prefix, own prefix."""
+
+    def ignored(self, prefix: str) -> tuple[str, ...]:
+        """Patterns of tower names behind `prefix` that are expected and unused."""
+
+
+def load_weights(config: Layout, plan: Blueprint, where: Where) -> LongtakeModel:
     """Load strictly; the tower's weights come from its own folder only if they lie nowhere else."""
     folder = where.folder
-    inside = any(name.startswith(TOWER) for name in weight_shapes(folder.path))
-    names = Names(keys=KEYS, ignored=config.ignored(), absent=() if inside else ("tower.",))
+    tower = next(published for published, own in config.keys if own == "tower.")
+    inside = any(name.startswith(tower) for name in weight_shapes(folder.path))
+    absent = () if inside else ("tower.",)
+    names = Names(keys=config.keys, ignored=config.ignored(tower), absent=absent)
     model = load_model(folder, plan, names, where.device, where.dtype)
     if not inside and where.device.type != "meta":
-        other = (r"text_model\.", r"(visual|text)_projection\.", r"logit_scale$")  # a whole CLIP
+        # a whole CLIP or SigLIP
+        other = (r"text_model\.", r"(visual|text)_projection\.", r"logit_(scale|bias)$")
         alone = Names(keys=ALONE, ignored=(*config.ignored(ALONE[0][0]), *other))
         load_part(model.tower, where.tower.weights(), alone)
     return model
@@ -190,7 +199,7 @@ def wiring(config: LlavaConfig, where: Where) -> dict[str, Any]:
         "processor": ClipProcessor.from_config(where.tower.pixels),
         "template": QWEN_1_5,
         "sample": evenly,
-        "compress": PoolFrames(config.stride, config.mode),
+        "compress": uniform_pool(config.stride, config.mode),
         "frames": config.frames,
         "end_ids": end_ids(where.folder, tokenizer),
         "window": config.window,

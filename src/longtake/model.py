@@ -61,6 +61,8 @@ class Blueprint:
     """The decoder's sizes."""
     tied: bool = False
     """The head is the embedding."""
+    newline: bool = False
+    """One more vector is learned, which ends rows of pictures, frames or videos."""
 
 
 class LongtakeModel(PreTrainedModel, GenerationMixin):
@@ -82,6 +84,10 @@ class LongtakeModel(PreTrainedModel, GenerationMixin):
         self.projector = blueprint.projector()
         self.decoder = blueprint.decoder()
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.image_newline: nn.Parameter | None = None
+        if blueprint.newline:
+            width = config.hidden_size
+            self.image_newline = nn.Parameter(torch.randn(width) * width**-0.5)
         self.usable_vocab = config.vocab_size
         """Rows of the head that stand for a token; published heads have untrained rows."""
         self.post_init()  # type: ignore[no-untyped-call]
@@ -102,6 +108,13 @@ class LongtakeModel(PreTrainedModel, GenerationMixin):
         decoder.config = replace(decoder.config, rope=rope)
         made.decoder = decoder
         return made
+
+    @property
+    def newline(self) -> Tensor:
+        """What ends a row of pictures, [D], in a model that has it."""
+        if self.image_newline is None:
+            raise PromptError("this model has learned no newline between pictures")
+        return self.image_newline.detach().to(self.compute_dtype)
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embedding."""

@@ -16,7 +16,7 @@ from typing import Protocol
 from torch import Tensor
 
 from longtake.errors import OptionError
-from longtake.parts.splice import Piece, piece_tokens
+from longtake.parts.splice import Piece, piece_tokens, visual_count
 from longtake.types import Frames, VisualTokens
 from longtake.video.decode import Video
 from longtake.video.inputs import Held, Opened, Source, is_still, opened_source
@@ -77,6 +77,15 @@ class Eye(Protocol):
 
     def see_image(self, image_CHW: Tensor, alone: bool = True) -> VisualTokens:
         """All tokens of one still image; `alone`: it is the only one of its prompt."""
+
+    def arrange(self, stream: Iterator[VisualTokens]) -> Iterator[VisualTokens]:
+        """A video's compressed tokens as the language model reads them."""
+
+    def planned(self, frames: int) -> int | None:
+        """Visual tokens that so many frames become, separators aside; None if only seeing tells."""
+
+    def arranged(self, frames: int) -> int | None:
+        """The same with separators."""
 
     def follow(self, shown: Shown, last: bool) -> str:
         """Text that follows a visual; `last`: the question comes next."""
@@ -148,6 +157,30 @@ class Reader:
                 yield self._placed(replace(tokens, visual=number))
             self.lead = self.eye.follow(self.shown, last=number + 1 == len(sources))
 
+    def foreseen(self, sources: Sequence[Source | Opened]) -> tuple[int, int]:
+        """Visual tokens of all sources, separators aside, and their frames, before any is read.
+
+        Images are seen for that. A video that breaks off has fewer. Raises OptionError where only
+        reading would tell.
+        """
+        alone = sum(map(is_still, sources)) == 1
+        tokens = frames = 0
+        for source in sources:
+            with opened_source(source) as opened:
+                if isinstance(opened, Tensor):
+                    seen = self.eye.see_image(opened, alone)
+                    tokens, frames = tokens + visual_count(seen), frames + 1
+                    continue
+                count = len(self.eye.sample(self._footage(opened), self.num))
+                planned = self.eye.planned(count)
+                if planned is None:
+                    raise OptionError(
+                        "nothing says how many visual tokens a video becomes with this compress; "
+                        "leave extend, or use a ProgressivePool"
+                    )
+                tokens, frames = tokens + planned, frames + count
+        return tokens, frames
+
     def prefilled(self, tokens: int) -> None:
         """Report how far the language model has read."""
         self.progress("prefill", tokens, max(tokens, self.expected))
@@ -173,21 +206,18 @@ class Reader:
 
     def _video(self, video: Video | Held) -> Iterator[VisualTokens]:
         self.expected = 0
-        whole = Footage(frames=video.frames, fps=video.fps)
-        footage = part_of(whole, *self.part)
-        if footage != whole and isinstance(video, Video) and video.variable_rate:
-            footage = self._by_time(video, footage)
+        footage = self._footage(video)
         indices = list(self.eye.sample(footage, self.num))
         self.shown = Shown(frames=len(indices), seconds=footage.seconds)
-        begins = max(0.0, self.part[0] or 0.0)
-        self.durations.append(video.duration if footage == whole else begins + footage.seconds)
+        begins, whole = max(0.0, self.part[0] or 0.0), footage.asked_seconds is None
+        self.durations.append(video.duration if whole else begins + footage.seconds)
         frames = self._count(video.read(indices, chunk=CHUNK), len(indices))
         before, start = self.frames, self.place
         with ahead(self._fitted(frames)) as fitted:
-            for tokens in self.eye.compress(self._counted(self.eye.see(fitted))):
+            seen = self._counted(self.eye.see(fitted))
+            for tokens in self.eye.arrange(self.eye.compress(seen)):
                 if not self.expected:
-                    each = len(tokens.features_ND) / len(tokens.counts)
-                    coming = round(each * -(-len(indices) // tokens.span))
+                    coming = self.eye.arranged(len(indices)) or as_begun(tokens, len(indices))
                     self.expected = start + coming
                     self.reserve(self.expected, coming)
                 yield tokens
@@ -195,6 +225,14 @@ class Reader:
                 self.frames = min(self.frames, before + len(indices))
                 self.progress("encode", self.frames - before, len(indices))
         self.warnings += video.warnings  # reading may have found damage
+
+    def _footage(self, video: Video | Held) -> Footage:
+        """What is to be watched of a video."""
+        whole = Footage(frames=video.frames, fps=video.fps)
+        footage = part_of(whole, *self.part)
+        if footage != whole and isinstance(video, Video) and video.variable_rate:
+            return self._by_time(video, footage)
+        return footage
 
     def _by_time(self, video: Video, footage: Footage) -> Footage:
         """The part of a video whose average rate does not tell which frame is shown when."""
@@ -224,6 +262,12 @@ class Reader:
             self.patches += patches_of(tokens)
             self.frames += len(tokens.counts) * tokens.span
             yield tokens
+
+
+def as_begun(tokens: VisualTokens, frames: int) -> int:
+    """Tokens of a video of so many frames if all are like the first of them."""
+    each = len(tokens.features_ND) / len(tokens.counts)
+    return round(each * -(-frames // tokens.span))
 
 
 def patches_of(tokens: VisualTokens) -> int:

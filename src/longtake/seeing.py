@@ -1,6 +1,6 @@
 """What a system makes of frames, images and words before its language model reads them.
 
-    Frames --fit--> bytes --see--> VisualTokens --compress--> fewer
+    Frames --fit--> bytes --see--> VisualTokens --compress--> fewer --arrange--> with separators
 
 Every arrow is an iterator of chunks; `fit` runs on a thread beside the rest.
 
@@ -70,6 +70,22 @@ class Seeing:
     def see_image(self, image_CHW: Tensor, alone: bool = True) -> VisualTokens:
         """All tokens of one still image; `alone`: it is the only one of its prompt."""
         raise PromptError(f"{self.name} reads no still images")
+
+    def arrange(self, stream: Iterator[VisualTokens]) -> Iterator[VisualTokens]:
+        """A video's compressed tokens as the language model reads them: the same."""
+        return stream
+
+    def planned(self, frames: int) -> int | None:
+        """Visual tokens that so many frames become, separators aside; None if only seeing tells."""
+        return None
+
+    def arranged(self, frames: int) -> int | None:
+        """The same with separators."""
+        return self.planned(frames)
+
+    def nominal(self, frames: int) -> int:
+        """Visual tokens that so many frames were in training, separators aside."""
+        return self.planned(frames) or 0
 
     def follow(self, shown: Shown, last: bool) -> str:
         """Text that follows a visual: a space between visuals, a newline before the question."""

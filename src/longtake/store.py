@@ -29,8 +29,10 @@ from longtake.parts.quantise import QuantisedLayer
 from longtake.staged_file import staged_cache, staged_header, staged_tensors
 from longtake.types import Entry, Memory, Stats, Window
 
-FORMAT = 2
+FORMAT = 3
 """Raised when what is written changes; other numbers are refused."""
+KEPT = ("length", "durations", "system", "fingerprint", "ids", "lead", "depth", "target")
+"""Plain fields of a memory."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,7 @@ def write_memory(memory: Memory, cache: GrowingCache, target: Path) -> Path:
     tensors, schemes = tensors_of(cache, "")
     header = {
         "format": FORMAT,
-        "memory": {
-            name: getattr(memory, name)
-            for name in ("length", "durations", "system", "fingerprint", "ids", "lead", "depth")
-        },
+        "memory": {name: getattr(memory, name) for name in KEPT},
         "entries": [asdict(entry) for entry in memory.entries],
         "windows": [asdict(window) for window in memory.windows],
         "stats": asdict(memory.stats),
@@ -136,9 +135,14 @@ def load_memory(path: str | Path, device: str | torch.device = "auto") -> Memory
 
 
 def check_lengths(memory: Memory) -> None:
-    """Raise ValueError unless every layer holds just the tokens that the memory says it has."""
+    """Raise ValueError unless every layer holds just the tokens that the memory says it has.
+
+    And unless its positions are stretched for some number of tokens.
+    """
     cache = memory.cache
     assert isinstance(cache, GrowingCache)
+    if type(memory.target) is not int or memory.target < 0:
+        raise ValueError(f"target is {memory.target!r}")
     if isinstance(cache, StagedCache):
         for number, layer in enumerate(cache.layers):
             expected = memory.length - cache.short[cache.stage_of(number)]
@@ -183,6 +187,7 @@ def memory_of(header: Mapping[str, Any], tensors: dict[str, Tensor]) -> Memory:
         ids=tuple(plain["ids"]),
         lead=plain["lead"],
         depth=plain["depth"],
+        target=plain["target"],
         windows=windows,
         stats=replace(stats, warnings=tuple(stats.warnings)),
     )

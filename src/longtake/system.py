@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar, Literal, Self
@@ -25,23 +25,16 @@ from longtake.answering import answer, beyond_training, continuable, published_o
 from longtake.costs import Stage, whole_stages
 from longtake.engine import memory_errors, prefill, read_pieces, require_room
 from longtake.errors import OptionError, PromptError
-from longtake.extend import extended
+from longtake.extend import VisualWindow, extended, positioned, visual_window
 from longtake.folder import Folder, digest
 from longtake.parts.cache import GrowingCache, kv_bytes_per_token
 from longtake.parts.chat import Template, Turn, check_words
 from longtake.parts.quantise import BITS, quantised, quantised_bytes_per_token
-from longtake.parts.splice import Piece, embed_pieces, first_tokens, piece_tokens
-from longtake.reader import (
-    Following,
-    Known,
-    Progress,
-    Reader,
-    frames_wanted,
-    quiet,
-)
+from longtake.parts.splice import Piece, embed_pieces, first_tokens, piece_tokens, visual_count
+from longtake.reader import Following, Known, Progress, Reader, frames_wanted, quiet
 from longtake.seeing import Seeing
 from longtake.types import Answer, Memory, Options, Reading, Stats, VisualTokens
-from longtake.video.inputs import Opened, Source, last_end
+from longtake.video.inputs import Opened, Source, last_end, opened_video
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,6 +57,8 @@ class System(Seeing):
     """Tokens the checkpoint says it was trained to read."""
     kv: Literal["full", "int8", "int4"] = "full"
     """How a finished memory's keys and values are held (docs/video-xl.md)."""
+    extend: VisualWindow | None = None
+    """Stretch the model's positions for each request, by its visual tokens."""
 
     # -- watch ------------------------------------------------------------------------------------
 
@@ -89,17 +84,23 @@ class System(Seeing):
         reader = Reader(
             eye=self, num=num, part=(start, end), progress=progress or quiet, reserve=reserve
         )
-        with memory_errors(), closing(reader.stream(self.template.head(), sources)) as stream:
-            reading = self.remember(stream, cache, reader)
+        with memory_errors(), ExitStack() as opened:
+            system, target = self, 0
+            if self.extend is not None:
+                sources = tuple(opened.enter_context(opened_video(source)) for source in sources)
+                target = self.target_for(*reader.foreseen(sources))
+                system = self.scaled(target)
+            stream = opened.enter_context(closing(reader.stream(self.template.head(), sources)))
+            reading = system.remember(stream, cache, reader)
         stats = Stats(
             frames=reader.frames,
             patches=reader.patches,
             visual_tokens=reader.visual,
             watch_seconds=time.perf_counter() - began,
-            warnings=(*reader.warnings, *self.beyond_training(cache.get_seq_length())),
+            warnings=(*reader.warnings, *system.beyond_training(cache.get_seq_length())),
         )
         memory = self._memory(reading, cache, tuple(reader.durations), stats)
-        return replace(memory, lead=reader.lead)
+        return replace(memory, lead=reader.lead, target=target)
 
     def _memory(
         self, reading: Reading, cache: GrowingCache, durations: tuple[float, ...], stats: Stats
@@ -126,10 +127,28 @@ class System(Seeing):
         kv = options.pop("kv", self.kv)
         if kv not in ("full", *BITS):
             raise OptionError(f"kv {kv!r} is unknown; choose full, {', '.join(BITS)}")
-        model, window = extended(self.model, self.window, options.pop("extend", None))
+        said = options.pop("extend", None)
         for name in options:
             raise OptionError(f"{self.name} has no option {name!r}")
-        return replace(self, kv=kv, model=model, window=window)
+        model, window = extended(self.model, self.window, said)
+        extend = self.extend if said is None else visual_window(said)
+        return replace(self, kv=kv, model=model, window=window, extend=extend)
+
+    def target_for(self, tokens: int, frames: int) -> int:
+        """What positions are stretched for in a request of so many visual tokens and frames."""
+        return 0 if self.extend is None else self.extend.resolved(tokens, self.nominal(frames))
+
+    def scaled(self, target: int) -> Self:
+        """With positions stretched for so many visual tokens, where `extend` asks for it.
+
+        A memory goes on at those it was made with. `ask` sees to that; `generate` over its cache
+        needs the model of `scaled(memory.target)`.
+        """
+        if self.extend is None:
+            return self
+        rope = self.extend.rope(self.model.rope, target)
+        model, window = positioned(self.model, self.window, rope)
+        return self if model is self.model else replace(self, model=model, window=window)
 
     def make_room(self, cache: GrowingCache, total: int, coming: int) -> None:
         """Reserve what `coming` visual tokens take, the last of `total`, or raise CapacityError."""
@@ -212,7 +231,7 @@ class System(Seeing):
         try:
             cache.rewind(memory.length)  # whoever used it last may have left something behind
             cache.reserve(memory.length + len(ids) + options.max_new_tokens)
-            return self._answer(memory, ids, options)
+            return self.scaled(memory.target)._answer(memory, ids, options)
         finally:
             cache.rewind(memory.length)
             cache.busy.release()
@@ -233,6 +252,8 @@ class System(Seeing):
         pieces = self.pieces(prompt, visuals)
         if limit is not None:
             pieces = first_tokens(pieces, limit)
+        frames = sum(len(visual.counts) * visual.span for visual in visuals)
+        system = self.scaled(self.target_for(sum(map(visual_count, pieces)), frames))
         # a memory of all up to the last visual, then the text that asks
         ends = [n for n, piece in enumerate(pieces, 1) if isinstance(piece, VisualTokens)]
         split = max(ends, default=0)
@@ -241,11 +262,11 @@ class System(Seeing):
         if known:
             following = Known(sum(map(piece_tokens, pieces)))
             with memory_errors():
-                reading = self.remember(iter(known), cache, following)
+                reading = system.remember(iter(known), cache, following)
         durations = tuple(last_end(visual.seconds) for visual in visuals)
         memory = self._memory(reading, cache, durations, Stats())
         ids = tuple(n for piece in asked if not isinstance(piece, VisualTokens) for n in piece)
-        return self._answer(memory, ids, options, reading.features_D)
+        return system._answer(memory, ids, options, reading.features_D)
 
     def read(
         self,
@@ -273,5 +294,6 @@ class System(Seeing):
 
     def shape(self) -> tuple[object, ...]:
         """What shapes a memory, besides the checkpoint."""
-        model = (self.model.compute_dtype, self.model.rope)
+        rope = self.model.rope if self.extend is None else replace(self.model.rope, scaling=None)
+        model = (self.model.compute_dtype, rope, self.extend)
         return (self.name, *model, self.processor, self.compress, self.template, self.kv)

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from longtake.errors import OptionError, PromptError, VideoError
 
-Modality = Literal["video", "image"]
-
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Frames:
@@ -69,6 +67,8 @@ class VisualTokens:
     """Frames that an entry stands for: more than 1 where clips are encoded together."""
     patches: int | None = None
     """Tower tokens these were merged from, where the tower's side already merged some."""
+    newlines: int = 0
+    """Of these, tokens that only separate others."""
 
     def __post_init__(self) -> None:
         if self.features_ND.ndim != 2 or sum(self.counts) != len(self.features_ND):
@@ -94,6 +94,7 @@ class VisualTokens:
             class_TD=torch.cat(classes) if len(classes) == len(parts) else None,
             span=parts[0].span,
             patches=None if parts[0].patches is None else sum(p.patches or 0 for p in parts),
+            newlines=sum(part.newlines for part in parts),
         )
 
 
@@ -281,6 +282,8 @@ class Memory:
     """How it was condensed, where it was."""
     lead: str = "\n"
     """Text between the last visual and the first question's words."""
+    target: int = 0
+    """Visual tokens that its positions are stretched for (`System.scaled`); 0 if they are not."""
     stats: Stats = field(default_factory=Stats)
     """What watching cost."""
 

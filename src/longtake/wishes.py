@@ -9,9 +9,10 @@ from typing import Any
 
 from longtake.bilevel import Fine
 from longtake.condense import Condense
-from longtake.errors import OptionError
+from longtake.errors import OptionError, PromptError
 from longtake.parts.dropping import Schedule
 from longtake.parts.intervals import Intervals
+from longtake.parts.pooling import ProgressivePool
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -134,8 +135,8 @@ def schedule_of(said: str | Schedule, stated: Schedule | None = None) -> Schedul
         if stated is None:
             raise OptionError("config.json states no drop that fits this model; give one")
         return stated
-    if isinstance(said, str) and said in PRESETS:
-        return PRESETS[said]
+    if preset := PRESETS.get(str(said)):
+        return preset
     parts = str(said).split(":")
     kind, lists = ("uniform0_attention", parts) if len(parts) == 2 else (parts[0], parts[1:])
     number = r"\s*[0-9]{1,6}(\.[0-9]{1,9})?\s*"
@@ -149,6 +150,39 @@ def schedule_of(said: str | Schedule, stated: Schedule | None = None) -> Schedul
     layers, ratios = (tuple(map(float, part.split(","))) for part in lists)
     whole = tuple(int(layer) if layer.is_integer() else layer for layer in layers)
     return Schedule(kind=kind, layers=whole, ratios=ratios)  # type: ignore[arg-type]
+
+
+POOLS: dict[str, str] = {"paper": "2,8,4", "fine": "2,4,4", "coarse": "2,8,16", "off": "1"}
+"""Of table 5 of arXiv 2409.20018: what it proposes, and of its poolings with two strides those that
+keep most and least; "off" keeps every patch."""
+
+
+def pool_of(said: object, mode: Any, before: ProgressivePool, patches: int) -> ProgressivePool:
+    """A pooling as users write it: "2,8,4", "4", or one of POOLS; None leaves it as `before`.
+
+    Numbers are the stride of the first frame of each group, that of its others, and how many these
+    are together; one number is a stride for all. Raises OptionError, also if nothing is left of a
+    frame of so many patches.
+    """
+    pool = said if isinstance(said, ProgressivePool) else before
+    if said is not None and pool is not said:
+        words = said if isinstance(said, list | tuple) else str(said).split(",")
+        text = POOLS.get(str(said)) or ",".join(map(str, words))
+        if re.fullmatch(r"\d{1,3}(\s*,\s*\d{1,3}){2}|\d{1,3}", text, re.ASCII) is None:
+            raise OptionError(
+                "pool must be a stride such as 4, or a group's first stride, its others' and its "
+                f"frames as in 2,8,4, or one of {', '.join(POOLS)}; got {said!r:.40}"
+            )
+        high, *more = map(int, text.split(","))
+        low, group = more or (high, 1)
+        pool = replace(before, high=high, low=low, group=group)
+    if mode is not None:
+        pool = replace(pool, mode=mode)
+    try:
+        pool.planned(1, patches)
+    except PromptError as error:
+        raise OptionError(f"pool: {error}") from error
+    return pool
 
 
 COMMON = ("kv", "extend")

@@ -97,19 +97,27 @@ TABLES = ("frame_sampling", "anyres_*", "text")
 """Files of VideoChat-Flash's folders that hold rows and nothing else, by the kind they are of."""
 
 
+EXTENDED = ("e2e-*", "pool-*", "rope-tables", "token-counts", "relative-positions")
+"""Files of window extension's folders, by the kind they are of."""
+
+
 def load_case(path: Path) -> Case:
     """Read one `case-NAME.json`, or a table of rows."""
     held = json.loads(path.read_text(encoding="utf-8"))
     for table in TABLES:
         if path.match(f"{table}.json"):
             held = {"kind": table.removesuffix("_*"), "rows": held}
+    for name in EXTENDED:
+        if path.match(f"{name}.json"):
+            held = held | {"kind": name.removesuffix("-*")}
     return Case(path=path, spec=held)
 
 
 def case_paths(folder: Path, names: Collection[str] = ()) -> list[Path]:
-    """List a folder's cases in order and its tables, or only those named."""
+    """List a folder's cases in order and its other files, or only those named."""
     paths = sorted(folder.glob("case-*.json"))
-    paths += sorted(path for table in TABLES for path in folder.glob(f"{table}.json"))
+    others = (*TABLES, *EXTENDED)
+    paths += sorted(path for name in others for path in folder.glob(f"{name}.json"))
     return [path for path in paths if not names or path.stem.removeprefix("case-") in names]
 
 

@@ -14,10 +14,12 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from tests.parity import (
+    llava_onevision,
     video_xl,
     videochat_flash,
     videochat_flash_tables,
     videochat_flash_train,
+    visual_context_window,
 )
 from tests.parity.cases import Case, StageResult, case_paths, load_case
 from tests.parity.longva import check_answer, check_haystack, check_language, check_vision
@@ -52,6 +54,14 @@ STAGES: dict[str, tuple[Stage, ...]] = {
     "frame_sampling": (videochat_flash_tables.check_sampling_table,),
     "anyres": (videochat_flash_tables.check_anyres_table,),
     "text": (videochat_flash_tables.check_text_table,),
+    "rope-tables": (visual_context_window.check_rope,),
+    "pool": (visual_context_window.check_pool,),
+    "token-counts": (visual_context_window.check_counts,),
+    "e2e": (
+        visual_context_window.check_seen,
+        visual_context_window.check_extended,
+        visual_context_window.check_extended_answer,
+    ),
 }
 
 HICO: tuple[Stage, ...] = (
@@ -71,12 +81,24 @@ HICO_STAGES: dict[str, tuple[Stage, ...]] = {
 }
 """VideoChat-Flash's cases share names of kinds with Video-XL's; they state `llm_compress`."""
 
+ONEVISION: tuple[Stage, ...] = (
+    llava_onevision.check_pixels,
+    llava_onevision.check_vision,
+    llava_onevision.check_language,
+    llava_onevision.check_answer,
+    llava_onevision.check_watched,
+    llava_onevision.check_transformers,
+)
+"""LLaVA-OneVision's cases, whatever their kind, state `prompt_lmms`."""
+
 # What a broken case, checkpoint or implementation raises: that case fails, the others still run.
 BROKEN = (OSError, SafetensorError, ValueError, MemoryError, RuntimeError, LookupError, TypeError)
 
 
 def stages_of(case: Case) -> tuple[Stage, ...]:
     """What to compare; nothing for a kind that is compared elsewhere."""
+    if "prompt_lmms" in case.spec:
+        return ONEVISION
     return (HICO_STAGES if "llm_compress" in case.spec else STAGES).get(case.kind, ())
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import longtake.condense
 from longtake.parts.attention import attend, attend_masked
 from longtake.parts.intervals import Intervals, cut
-from longtake.parts.pooling import PoolFrames, grid_pool
+from longtake.parts.pooling import grid_pool, uniform_pool
 from longtake.parts.qwen2 import Attention, Decoder, Step
 from longtake.parts.rope import RopeTable, rotate
 from longtake.parts.summary import SummaryAttention, SummaryDecoder, WindowCache, WindowStep
@@ -256,7 +256,7 @@ def test_another_vision_layer_is_noticed(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_max_pooling_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     case = golden("r4-f3-426x240")
-    changed = replace(video_xl.system_of(case), compress=PoolFrames(2, "max"))
+    changed = replace(video_xl.system_of(case), compress=uniform_pool(2, "max"))
     monkeypatch.setattr(video_xl, "opened", lambda path: changed)
     assert set(failed(check_vision(case))) == {"tokens"}
     assert noticed(case, monkeypatch, video_xl.visual_tokens(case), "max")

@@ -74,7 +74,7 @@ def test_yarn_equals_transformers(head_dim: int, theta: float, fields: dict[str,
 
 
 def test_the_published_numbers() -> None:
-    assert PUBLISHED.ramp(128, 1e6) == (23, 40)
+    assert PUBLISHED.edges(128, 1e6) == (23, 40)
     assert PUBLISHED.gain == pytest.approx(1.1386, abs=5e-5)
     plain = frequencies(128, Rope(theta=1e6))
     stretched = frequencies(128, Rope(theta=1e6, scaling=PUBLISHED))

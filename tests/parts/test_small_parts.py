@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from longtake.errors import PromptError
 from longtake.parts.chat import QWEN_1_5, visuals_prefix
-from longtake.parts.pooling import PoolFrames, grid_pool
+from longtake.parts.pooling import grid_pool, uniform_pool
 from longtake.parts.splice import entries_of, flat_ids, pieces_of, rechunk
 from longtake.types import VisualTokens
 
@@ -64,7 +64,7 @@ def test_pooling_by_chunks_is_pooling_at_once(chunk: int) -> None:
         )
         for at in range(0, 8, chunk)
     ]
-    compress = PoolFrames(2)
+    compress = uniform_pool(2)
     streamed = VisualTokens.join(list(compress(iter(parts))))
     at_once = VisualTokens.join(list(compress(iter([whole]))))
     torch.testing.assert_close(streamed.features_ND, at_once.features_ND, rtol=0, atol=0)

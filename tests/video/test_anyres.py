@@ -2,18 +2,22 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from longtake.errors import CheckpointError, OptionError, VideoError
 from longtake.video.anyres import (
     anyres_crops,
     best_resolution,
+    grid_cells,
     grid_shape,
     image_crops,
     pad_to_square,
     parse_pinpoints,
+    squashed_crops,
 )
 from longtake.video.pixels import ClipProcessor, resize_image
 
@@ -202,3 +206,95 @@ def test_an_image_without_pixels_is_a_video_error(aspect: str | None) -> None:
 def test_a_square_too_large_is_a_video_error() -> None:
     with pytest.raises(VideoError, match="padded to a square"):
         pad_to_square(torch.zeros(3, 1, 10_000, dtype=torch.uint8), (0, 0, 0))
+
+
+# -- VideoChat-Flash ------------------------------------------------------------------------------
+
+SQUASH = ClipProcessor(
+    edge=None,
+    squash_hw=(14, 14),
+    crop_hw=None,
+    resample=Image.Resampling.BICUBIC,
+    rescale_factor=1 / 255,
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+)
+GRIDS = tuple((14 * i, 14 * j) for i in range(1, 7) for j in range(1, 7))
+
+
+def squashed_by_pillow(picture_CHW: Tensor, size_wh: tuple[int, int]) -> np.ndarray:
+    """The base, then the grid row by row: float32 [N, 3, h, w], by Pillow and numpy alone."""
+    whole = Image.fromarray(picture_CHW.permute(1, 2, 0).contiguous().numpy())
+    side, (width, height) = SQUASH.side, size_wh
+    canvas = whole.resize(size_wh)  # Pillow's own filter is bicubic
+    crops = [whole.resize((side, side), Image.Resampling.BICUBIC)]
+    crops += [
+        canvas.crop((left, top, left + side, top + side))
+        for top in range(0, height, side)
+        for left in range(0, width, side)
+    ]
+    values_NHWC = np.stack([np.asarray(crop) for crop in crops]).astype(np.float64) / 255
+    values_NHWC = values_NHWC.astype(np.float32)
+    mean, std = np.array(SQUASH.mean, np.float32), np.array(SQUASH.std, np.float32)
+    return ((values_NHWC - mean) / std).transpose(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("size_hw", "columns", "rows"),
+    [
+        ((14, 14), 1, 1),
+        ((14, 28), 2, 1),
+        ((28, 14), 1, 2),
+        ((20, 40), 3, 2),
+        ((40, 20), 2, 3),
+        ((33, 71), 6, 3),
+        ((5, 90), 6, 1),
+        ((90, 5), 1, 6),
+        ((300, 300), 6, 6),
+        ((1, 1), 1, 1),
+        ((1, 400), 1, 1),  # every grid keeps no pixel
+    ],
+)
+def test_squashed_crops_are_those_of_pillow(
+    size_hw: tuple[int, int], columns: int, rows: int
+) -> None:
+    picture = image(*size_hw)
+    crops = squashed_crops(picture, GRIDS, SQUASH)
+    assert grid_shape(size_hw[::-1], GRIDS, 14) == (columns, rows)
+    wanted = squashed_by_pillow(picture, (14 * columns, 14 * rows))
+    assert crops.dtype == torch.float32
+    assert np.array_equal(crops.numpy(), wanted)
+
+
+def test_the_base_comes_first_and_rows_follow() -> None:
+    picture = image(28, 42)  # fills a grid of 3 x 2, so nothing of it is resized
+    crops = squashed_crops(picture, ((42, 28),), SQUASH)
+    assert torch.equal(crops[:1], SQUASH(picture[None]))
+    for n, crop in enumerate(crops[1:]):
+        row, column = divmod(n, 3)
+        cell = picture[None, :, row * 14 : row * 14 + 14, column * 14 : column * 14 + 14]
+        assert torch.equal(crop, SQUASH(cell)[0])
+
+
+def test_nothing_of_it_is_black_and_the_aspect_is_lost() -> None:
+    white = torch.full((3, 9, 100), 255, dtype=torch.uint8)
+    crops = squashed_crops(white, ((14, 28),), SQUASH)
+    assert torch.equal(crops, SQUASH(torch.full((3, 3, 14, 14), 255, dtype=torch.uint8)))
+
+
+def test_grid_cells_are_read_row_by_row() -> None:
+    numbers = torch.arange(6).reshape(2, 3).repeat_interleave(4, 0).repeat_interleave(4, 1)
+    cells = grid_cells(numbers.expand(3, -1, -1), 4)
+    assert cells.shape == (6, 3, 4, 4)
+    assert all((cell == n).all() for n, cell in enumerate(cells))
+    picture = image(8, 12)
+    rows = grid_cells(picture, 4).unflatten(0, (2, 3))
+    assert torch.equal(torch.cat([torch.cat(list(row), 2) for row in rows], 1), picture)
+
+
+@pytest.mark.parametrize("shape", [(3, 0, 8), (3, 8, 0), (1, 8, 8)])
+def test_no_image_has_no_squashed_crops(shape: tuple[int, ...]) -> None:
+    with pytest.raises(VideoError):
+        squashed_crops(torch.zeros(shape, dtype=torch.uint8), GRIDS, SQUASH)
+    with pytest.raises(VideoError):
+        squashed_crops(torch.zeros(3, 8, 8), GRIDS, SQUASH)

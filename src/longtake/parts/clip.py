@@ -38,14 +38,14 @@ KNOWN = {"openai/clip-vit-large-patch14-336": (CLIP_L_336, CLIP_336_PIXELS)}
 """Towers that need no folder of their own."""
 
 
-def used_layers(layers: int, select: Any) -> int:
+def used_layers(layers: int, select: Any, field: str = "mm_vision_select_layer") -> int:
     """Blocks to run so that the output is `hidden_states[select]` of a tower of `layers` blocks.
 
     hidden_states has layers + 1 entries, the first before any block. Raises CheckpointError out of
     range.
     """
     if not isinstance(select, int) or not -layers - 1 <= select <= layers:
-        raise CheckpointError(f"mm_vision_select_layer {select!r} of a tower of {layers} layers")
+        raise CheckpointError(f"{field} {select!r} of a tower of {layers} layers")
     return select if select >= 0 else layers + 1 + select
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from reprlib import repr as brief
 from typing import Literal, get_args
 
 import torch
@@ -39,11 +40,12 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             known = ", ".join(get_args(Kind))
-            raise OptionError(f"drop kind {self.kind!r} is unknown; choose {known}")
+            raise OptionError(f"drop kind {brief(self.kind)} is unknown; choose {known}")
         rising = list(self.layers) == sorted(set(self.layers))
         if not self.layers or not rising or not all(type(n) is int and n > 0 for n in self.layers):
             raise OptionError(
-                f"drop layers must be whole numbers from 1 that rise, got {list(self.layers)}"
+                "drop layers must be whole numbers from 1 that rise, "
+                f"got {brief(list(self.layers))}"
             )
         if len(self.ratios) != len(self.layers) + 1:
             raise OptionError(
@@ -53,7 +55,8 @@ class Schedule:
         falling = list(self.ratios) == sorted(self.ratios, reverse=True)
         if self.ratios[0] != 1 or not falling or not all(ratio > 0 for ratio in self.ratios):
             raise OptionError(
-                f"drop ratios must start at 1, never rise and stay above 0, got {list(self.ratios)}"
+                "drop ratios must start at 1, never rise and stay above 0, "
+                f"got {brief(list(self.ratios))}"
             )
 
     def check_depth(self, layers: int) -> None:

@@ -4,10 +4,12 @@ Frequencies and angles are fp32 whatever the model's dtype: half-precision posit
 a few thousand tokens, which is where long video lives (LongVA's stack lost them beyond 227 frames).
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,10 +17,54 @@ from torch import Tensor
 from longtake.errors import CheckpointError
 from longtake.parts.fields import mapping, real, whole
 
+Ramp = Literal["dim", "rotations"]
+"""What rises evenly between pairs that are left and pairs that are slowed: their number, as in the
+code of YaRN and of transformers, or how often they turn, as both papers print it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear:
+    """Position interpolation (arXiv 2306.15595): every pair turns `factor` times slower."""
+
+    factor: float
+    """How many times further than trained the model shall read; from 1."""
+
+    @property
+    def gain(self) -> float:
+        """Nothing is multiplied."""
+        return 1.0
+
+    def frequencies(self, head_dim: int, theta: float) -> Tensor:
+        """Of all pairs: [E], fp32."""
+        return 1.0 / (self.factor * powers(head_dim, theta))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ntk:
+    """NTK-aware: a larger base, so that the fastest pair turns as it did, the slowest `factor`
+    times slower."""
+
+    factor: float
+    """How many times further than trained the model shall read; from 1."""
+
+    @property
+    def gain(self) -> float:
+        """Nothing is multiplied."""
+        return 1.0
+
+    def frequencies(self, head_dim: int, theta: float) -> Tensor:
+        """Of all pairs: [E], fp32."""
+        larger = theta * self.factor ** (head_dim / max(1, head_dim - 2))
+        return 1.0 / powers(head_dim, larger)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Yarn:
-    """YaRN (arXiv 2309.00071): fast pairs turn as they did, slow ones `factor` times slower."""
+    """YaRN (arXiv 2309.00071): fast pairs turn as they did, slow ones `factor` times slower.
+
+    With the visual tokens of training as `original` and those of a video over them as `factor`,
+    visual context window extension (arXiv 2409.20018).
+    """
 
     factor: float
     """How many times further than `original` the model shall read; from 1."""
@@ -31,24 +77,34 @@ class Yarn:
     attention: float | None = None
     """What cosines and sines are multiplied by, in place of 0.1 ln(factor) + 1."""
     truncate: bool = True
-    """The ramp between the two begins and ends at whole pairs; in the authors' code, not in the
-    paper."""
+    """A ramp by number begins and ends at whole pairs; in the authors' code, not in the paper."""
+    ramp: Ramp = "dim"
 
     @property
     def gain(self) -> float:
         """What cosines and sines are multiplied by (section 3.4); scores get its square."""
         return 0.1 * math.log(self.factor) + 1.0 if self.attention is None else self.attention
 
-    def frequencies(self, powers_E: Tensor, theta: float) -> Tensor:
-        """From the powers theta^(2i/head_dim) of all pairs: [E], fp32."""
-        low, high = self.ramp(2 * len(powers_E), theta)
-        pairs_E = torch.arange(len(powers_E), dtype=torch.float32)
+    def frequencies(self, head_dim: int, theta: float) -> Tensor:
+        """Of all pairs: [E], fp32."""
+        powers_E = powers(head_dim, theta)
+        kept_E = self.kept(powers_E, theta)
         # the order of these operations is that of transformers: the same bits
-        kept_E = 1.0 - ((pairs_E - low) / (high - low)).clamp(0.0, 1.0)
         return 1.0 / (self.factor * powers_E) * (1.0 - kept_E) + 1.0 / powers_E * kept_E
 
-    def ramp(self, head_dim: int, theta: float) -> tuple[float, float]:
-        """The last pair that is left as it is, and the first that is slowed wholly."""
+    def kept(self, powers_E: Tensor, theta: float) -> Tensor:
+        """How much of its speed each pair keeps, 1 for all of it, 0 for a `factor`-th: [E]."""
+        if self.ramp == "rotations":
+            turns_E = self.original / (2.0 * math.pi * powers_E)
+            # where the ramp has no length, it is a step
+            length = max(self.beta_fast - self.beta_slow, 1e-3)
+            return ((turns_E - self.beta_slow) / length).clamp(0.0, 1.0)
+        low, high = self.edges(2 * len(powers_E), theta)
+        pairs_E = torch.arange(len(powers_E), dtype=torch.float32)
+        return 1.0 - ((pairs_E - low) / (high - low)).clamp(0.0, 1.0)
+
+    def edges(self, head_dim: int, theta: float) -> tuple[float, float]:
+        """The last pair that is left as it is, and the first that is slowed wholly (by number)."""
         low, high = (
             head_dim * math.log(self.original / (turns * 2.0 * math.pi)) / (2.0 * math.log(theta))
             for turns in (self.beta_fast, self.beta_slow)
@@ -67,7 +123,7 @@ class Rope:
     """The base; above 1."""
     positions: int = 32768
     """Positions the weights were trained on, before anything stretched them."""
-    scaling: Yarn | None = None
+    scaling: Linear | Ntk | Yarn | None = None
     """What stretches them."""
 
     @property
@@ -80,6 +136,10 @@ class Rope:
         """What cosines and sines are multiplied by."""
         return 1.0 if self.scaling is None else self.scaling.gain
 
+    def stretched(self, scaling: Linear | Ntk | Yarn) -> Rope:
+        """With this in place of what stretched them before; a factor up to 1 stretches nothing."""
+        return replace(self, scaling=scaling if scaling.factor > 1.0 else None)
+
 
 class RopeTable(NamedTuple):
     """Cosines and sines of a run of positions, each [B, 1, S, 2E] in the model's dtype."""
@@ -89,17 +149,22 @@ class RopeTable(NamedTuple):
     gain: float = 1.0
     """What both have been multiplied by."""
 
-    def first(self, count: int) -> "RopeTable":
+    def first(self, count: int) -> RopeTable:
         """The table of the first `count` positions."""
         return RopeTable(self.cos[:, :, :count], self.sin[:, :, :count], self.gain)
 
 
+def powers(head_dim: int, theta: float) -> Tensor:
+    """theta^(2i/head_dim) of all pairs (RoFormer, eq. 15): [E], fp32."""
+    exponents_E = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
+    return torch.pow(theta, exponents_E)
+
+
 def frequencies(head_dim: int, rope: Rope) -> Tensor:
-    """Rotary frequencies, plain theta^(-2i/head_dim) (RoFormer, eq. 15) or stretched: [E], fp32."""
-    powers_E = rope.theta ** (torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim)
+    """Rotary frequencies, plain theta^(-2i/head_dim) or stretched: [E], fp32."""
     if rope.scaling is None:
-        return 1.0 / powers_E
-    return rope.scaling.frequencies(powers_E, rope.theta)
+        return 1.0 / powers(head_dim, rope.theta)
+    return rope.scaling.frequencies(head_dim, rope.theta)
 
 
 def rope_table(

@@ -99,6 +99,13 @@ def piece_tokens(piece: Piece) -> int:
     return len(piece.features_ND) if isinstance(piece, VisualTokens) else len(piece)
 
 
+def visual_count(piece: Piece) -> int:
+    """How many of them are visual tokens, separators aside."""
+    if not isinstance(piece, VisualTokens):
+        return 0
+    return max(0, len(piece.features_ND) - piece.newlines)
+
+
 def rechunk(stream: Iterator[Tensor], sizes: Iterator[int]) -> Iterator[Tensor]:
     """Regroup [S_i, D] pieces into blocks of the given sizes (the last may be shorter)."""
     held: list[Tensor] = []

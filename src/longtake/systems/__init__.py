@@ -10,12 +10,13 @@ import torch
 from longtake.errors import CheckpointError, OptionError
 from longtake.folder import read_folder
 from longtake.system import System
-from longtake.systems import longva, video_xl, videochat_flash
+from longtake.systems import llava_onevision, longva, video_xl, videochat_flash
 
 SYSTEMS: dict[str, ModuleType] = {
     "longva": longva,
     "video_xl": video_xl,
     "videochat_flash": videochat_flash,
+    "llava_onevision": llava_onevision,
 }
 
 

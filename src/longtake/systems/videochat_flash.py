@@ -138,6 +138,11 @@ class VideoChatFlash(System):
             return "\n"
         return f"\n{time_message(shown.seconds, shown.frames)} "
 
+    def planned(self, frames: int) -> int:
+        """Visual tokens of so many frames; a last clip is filled up."""
+        clip = self.config.tower.frames
+        return -(-frames // clip) * clip * FRAME_TOKENS
+
     @property
     def video_sizes(self) -> VideoSizes:
         """Clips of frames, merged before the projector."""

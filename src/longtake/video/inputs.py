@@ -98,6 +98,16 @@ def open_source(source: Source | Opened) -> Opened:
 
 
 @contextmanager
+def opened_video(source: Source | Opened) -> Iterator[Source | Opened]:
+    """`opened_source`, but still images, which are large when decoded, stay as they are."""
+    if is_still(source):
+        yield source
+        return
+    with opened_source(source) as opened:
+        yield opened
+
+
+@contextmanager
 def opened_source(source: Source | Opened) -> Iterator[Opened]:
     """`open_source` for a `with` statement, which closes what it opened."""
     opened = open_source(source)
