@@ -209,54 +209,66 @@ def all_runs(counts: Sequence[int], pairs: int, folder: Path) -> list[Run]:
     return runs
 
 
-def agreement(runs: Sequence[Run], folder: Path) -> str:
+def agreement(ours: Sequence[Run], theirs: Sequence[Run], folder: Path) -> str:
     """Largest difference of logits between arms. Exits if any two of these runs' ids differ."""
+    runs = [*ours, *theirs]
     if len({tuple(run.ids) for run in runs}) > 1:
         sys.exit("ids differ: " + "; ".join(f"{run.arm} wrote {run.ids}" for run in runs))
-    arms = {run.arm.name: run.arm for run in runs}
-    ours, theirs = (torch.load(arms[name].logits(folder)) for name in ARMS)
-    return f"same, {len(set(runs[0].ids))} distinct | {(ours - theirs).abs().max().item():.1e}"
+    one, other = (torch.load(arm[0].arm.logits(folder)) for arm in (ours, theirs))
+    return f"same, {len(set(runs[0].ids))} distinct | {(one - other).abs().max().item():.1e}"
 
 
-def table(runs: Sequence[Run], folder: Path) -> Iterator[str]:
-    """Rows by frames and drop: medians, the least in brackets."""
-    yield (
-        "| frames | drop | longtake s | literal s | **literal / longtake** | of CPU s | "
-        "longtake MiB | literal MiB | **literal / longtake** | 16 ids | logits differ by |"
-    )
-    yield "|---" * 11 + "|"
-    for frames, drop in sorted({(run.arm.frames, run.arm.drop) for run in runs}):
-        these = [run for run in runs if (run.arm.frames, run.arm.drop) == (frames, drop)]
-        ours, theirs = ([run for run in these if run.arm.name == name] for name in ARMS)
-        cells = [str(frames), drop, *(spread([run.wall for run in arm]) for arm in (ours, theirs))]
-        cells += [
-            ratio(ours, theirs, lambda run: run.wall),
-            ratio(ours, theirs, lambda run: run.cpu),
+Groups = dict[tuple[int, str], list[list[Run]]]
+"""By frames and drop: runs of each arm."""
+
+
+def grouped(runs: Sequence[Run], counts: Sequence[int]) -> Groups:
+    """Runs of these numbers of frames, in the order of the tables."""
+    return {
+        (frames, drop): [
+            [run for run in runs if run.arm == Arm(name=name, frames=frames, drop=drop)]
+            for name in ARMS
         ]
-        cells += [f"{median([run.above for run in arm]):,.0f}" for arm in (ours, theirs)]
-        cells += [ratio(ours, theirs, lambda run: run.above), agreement(these, folder)]
-        yield f"| {' | '.join(cells)} |"
+        for frames in sorted(counts)
+        for drop in DROPS
+    }
 
 
-def spread(values: Sequence[float]) -> str:
-    """Median and least."""
-    return f"{median(values):.1f} ({min(values):.1f})"
+def time_table(groups: Groups) -> Iterator[str]:
+    """Seconds: medians, the least in brackets, and the literal arm's over longtake's."""
+    yield (
+        "| frames | drop | longtake s | literal s | **times** | longtake CPU s | literal CPU s | "
+        "**times** | of the least |"
+    )
+    yield "|---" * 9 + "|"
+    for (frames, drop), arms in groups.items():
+        cells = [str(frames), drop]
+        for value in (lambda run: run.wall, lambda run: run.cpu):
+            columns = [[value(run) for run in arm] for arm in arms]
+            cells += [f"{median(column):.1f} ({min(column):.1f})" for column in columns]
+            cells.append(f"{median(columns[1]) / median(columns[0]):.2f}")
+        least = min(columns[1]) / min(columns[0])
+        yield f"| {' | '.join(cells)} | {least:.2f} |"
 
 
-def ratio(ours: Sequence[Run], theirs: Sequence[Run], value: Callable[[Run], float]) -> str:
-    """Between medians."""
-    first, second = (median([value(run) for run in arm]) for arm in (ours, theirs))
-    return f"{second / first:.2f}"
+def memory_table(groups: Groups, folder: Path) -> Iterator[str]:
+    """Median MiB above weights, and what was written."""
+    yield "| frames | drop | longtake MiB | literal MiB | **times** | 16 ids | logits differ by |"
+    yield "|---" * 7 + "|"
+    for (frames, drop), arms in groups.items():
+        ours, theirs = (median([run.above for run in arm]) for arm in arms)
+        sizes = f"{ours:,.0f} | {theirs:,.0f} | {theirs / ours:.1f}"
+        yield f"| {frames} | {drop} | {sizes} | {agreement(*arms, folder)} |"
 
 
 def stage_table(runs: Sequence[Run], frames: int) -> Iterator[str]:
-    """Median seconds of each stage."""
+    """Least seconds of each stage."""
     arms = [Arm(name=name, frames=frames, drop=drop) for drop in DROPS for name in ARMS]
     yield f"| s, {frames} frames | {' | '.join(f'{arm.drop}, {arm.name}' for arm in arms)} |"
     yield "|---" * (len(arms) + 1) + "|"
     for stage, name in zip(STAGES, NAMES, strict=True):
         columns = [[r.seconds.get(stage, 0.0) for r in runs if r.arm == arm] for arm in arms]
-        yield f"| {name} | {' | '.join(f'{median(column):.2f}' for column in columns)} |"
+        yield f"| {name} | {' | '.join(f'{min(column):.2f}' for column in columns)} |"
 
 
 def main() -> None:
@@ -274,7 +286,9 @@ def main() -> None:
     if not (options.folder / "checkpoint" / "config.json").exists():
         write_checkpoint(options.folder / "checkpoint", MID)
     runs = all_runs(options.counts, options.pairs, options.folder)
-    text = "\n".join([*table(runs, options.folder), "", *stage_table(runs, max(options.counts))])
+    groups, most = grouped(runs, options.counts), max(options.counts)
+    tables = [time_table(groups), memory_table(groups, options.folder), stage_table(runs, most)]
+    text = "\n\n".join("\n".join(lines) for lines in tables)
     print(text)
     head = f"`{shlex.join(['python', *sys.argv])}` on {machine()}; fp32.\n"
     options.results.mkdir(exist_ok=True)

@@ -5,21 +5,17 @@ patches share, and two symbols. Most tokens are noise; NEEDLES of them, at unifo
 and a value. The questions that follow ask for the value of a key, and for the value of whichever of
 two keys came first: the former need the content alone, the latter the places as well.
 
-A "text" is passages of words, each written twice, anywhere in up to LANGUAGE tokens; the second
-time its words can be foretold from the first. So attention to text is trained four times as far as
-attention to video.
+A "text" is up to LANGUAGE words. Some are names; further on, anywhere, a name's class is mentioned
+and the name follows, as "the animal" is the cat of a page before. So attention to text is trained
+four times as far as attention to video.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.window_task --out /tmp/window_study --seed 0
+The models are trained by `benchmarks/window_train.py`, and read by `benchmarks/window_study.py`.
 
 B batch, N visual tokens, S sequence, D width.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from benchmarks.ledger import TOWER
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from longtake.model import LongtakeModel, blueprint, build
@@ -40,12 +36,15 @@ SEEDS = (0, 1)
 """Models whose weights are stored, `window_task_<seed>.safetensors`."""
 WINDOW, LANGUAGE = 256, 1024
 NEEDLES, RECALLS, ORDERS = 6, 5, 3
-KEYS, VALUES, NOISE, WORDS, PASSAGE = 64, 64, 64, 512, 16
+KEYS, VALUES, NOISE, CLASSES, NAMES, WORDS = 64, 64, 64, 64, 8, 64
+"""NAMES of each class."""
 START, ASK, FIRST, PATCH = range(4)
 FIRST_KEY = 4
 FIRST_VALUE = FIRST_KEY + KEYS
 FIRST_NOISE = FIRST_VALUE + VALUES
-FIRST_WORD = FIRST_NOISE + NOISE
+FIRST_CLASS = FIRST_NOISE + NOISE
+FIRST_NAME = FIRST_CLASS + CLASSES
+FIRST_WORD = FIRST_NAME + CLASSES * NAMES
 VOCABULARY = FIRST_WORD + WORDS
 
 SIZES = DecoderConfig(
@@ -89,7 +88,7 @@ class Tally:
 
 def draw(rng: np.random.Generator, rows: int, tokens: int) -> Videos:
     """Videos of `tokens` tokens, RECALLS and ORDERS questions each."""
-    visual = rng.integers(FIRST_NOISE, FIRST_WORD, (rows, tokens, 3))
+    visual = rng.integers(FIRST_NOISE, FIRST_CLASS, (rows, tokens, 3))
     visual[..., 0] = PATCH
     row = np.arange(rows)[:, None]
     places = np.sort(np.argsort(rng.random((rows, tokens)))[:, :NEEDLES])
@@ -112,15 +111,24 @@ def draw(rng: np.random.Generator, rows: int, tokens: int) -> Videos:
     return Videos(*(torch.from_numpy(part) for part in (visual, ids, labels, others)))
 
 
-def draw_text(rng: np.random.Generator, rows: int, passages: int) -> tuple[Tensor, Tensor]:
-    """Texts of `passages` passages, each there twice, and what can be foretold: ids, labels."""
-    words = FIRST_WORD + np.argsort(rng.random((rows, WORDS)))[:, : passages * PASSAGE]
-    twice = np.argsort(rng.random((rows, 2 * passages))) // 2
+def draw_text(rng: np.random.Generator, rows: int, tokens: int) -> tuple[Tensor, Tensor]:
+    """Texts of `tokens` words, and the names that can be foretold: ids, labels, [B, S] each.
+
+    An eighth of a text's pairs of words hold a name that is new, an eighth a mention and its name.
+    """
+    pairs, count = tokens // 2, tokens // 16
+    classes = np.argsort(rng.random((rows, CLASSES)))[:, :count]
+    names = FIRST_NAME + NAMES * classes + rng.integers(0, NAMES, classes.shape)
+    held = np.argsort(rng.random((rows, pairs))) // 2
+    empty, which = held >= count, np.minimum(held, count - 1)
+    again = np.tril(held[:, :, None] == held[:, None], -1).any(-1) & ~empty
     row = np.arange(rows)[:, None]
-    ids = words.reshape(rows, passages, PASSAGE)[row, twice]
-    earlier = np.tril(twice[:, :, None] == twice[:, None], -1).any(-1)
-    labels = np.where(earlier[..., None], ids, IGNORED)
-    labels[..., 0] = IGNORED
+    name, mention = names[row, which], FIRST_CLASS + classes[row, which]
+    ids = rng.integers(FIRST_WORD, VOCABULARY, (rows, pairs, 2))
+    ids[..., 0] = np.where(empty, ids[..., 0], np.where(again, mention, name))
+    ids[..., 1] = np.where(again, name, ids[..., 1])
+    labels = np.full_like(ids, IGNORED)
+    labels[..., 1] = np.where(again, name, IGNORED)
     return tuple(torch.from_numpy(part.reshape(rows, -1)) for part in (ids, labels))
 
 
@@ -167,8 +175,8 @@ def marked(model: LongtakeModel, videos: Videos) -> Tally:
 
 @torch.no_grad()
 def text_right(model: LongtakeModel, tokens: int, rows: int = 16) -> float:
-    """Share of the words that can be foretold which are, in fresh texts of `tokens` tokens."""
-    ids, labels = draw_text(np.random.default_rng([9, tokens]), rows, tokens // (2 * PASSAGE))
+    """Share of the names that can be foretold which are, in fresh texts of `tokens` words."""
+    ids, labels = draw_text(np.random.default_rng([9, tokens]), rows, tokens)
     hits = text_logits(model, ids).argmax(-1) == labels
     return float(hits[labels != IGNORED].float().mean())
 
@@ -195,104 +203,3 @@ def trained(seed: int = 0, folder: Path = HERE) -> LongtakeModel:
     weights = load_file(folder / f"window_task_{seed}.safetensors")
     model.load_state_dict(model.state_dict() | {n: w.float() for n, w in weights.items()})
     return model.eval()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """One training run."""
-
-    out: Path
-    seed: int
-    steps: int
-    tokens: int
-    """Of a batch, about."""
-    rate: float
-
-    @property
-    def state(self) -> Path:
-        """Where it is saved; a run that was stopped goes on from there."""
-        return self.out / f"state_{self.seed}.pt"
-
-
-def loss_at(model: LongtakeModel, run: Run, step: int) -> Tensor:
-    """Every third step is of texts; half of the videos' steps have videos of the whole window."""
-    rng = np.random.default_rng([1, run.seed, step])
-    if step % 3 == 2:
-        passages = round(float(np.exp(rng.uniform(0, np.log(LANGUAGE // (2 * PASSAGE))))))
-        ids, labels = draw_text(rng, run.tokens // (2 * PASSAGE * passages), passages)
-        return answer_loss(text_logits(model, ids), labels)
-    tokens = round(float(np.exp(rng.uniform(np.log(2 * NEEDLES), np.log(WINDOW)))))
-    tokens = WINDOW if rng.random() < 0.5 and step > run.steps // 10 else tokens
-    videos = draw(rng, run.tokens // tokens, tokens)
-    return answer_loss(video_logits(model, videos), videos.labels_BS)
-
-
-def train(run: Run) -> None:
-    """Train for some steps, saving the state now and then."""
-    run.out.mkdir(parents=True, exist_ok=True)
-    model = new_model(run.seed)
-    weights = list(model.decoder.parameters())
-    optimizer = torch.optim.AdamW(weights, lr=run.rate, betas=(0.9, 0.98), fused=True)
-    first, spent = resumed(run, model, optimizer)
-    began, losses = time.process_time() - spent, (deque([0.0], 100), deque([0.0], 50))
-    for step in range(first, run.steps):
-        scale = min(1.0, (step + 1) / 100) * min(1.0, 0.02 + (1 - step / run.steps) / 0.5)
-        for group in optimizer.param_groups:
-            group["lr"] = run.rate * scale
-        optimizer.zero_grad(set_to_none=True)
-        loss = loss_at(model, run, step)
-        loss.backward()
-        nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        losses[step % 3 == 2].append(float(loss.detach()))
-        if (step + 1) % 100 == 0:
-            spent = time.process_time() - began
-            note(run, model, step + 1, spent, [float(np.mean(kind)) for kind in losses])
-            save(run, model, optimizer, step + 1, spent)
-    halved = {name: weight.bfloat16().contiguous() for name, weight in learned(model).items()}
-    save_file(halved, run.out / f"window_task_{run.seed}.safetensors")
-
-
-def note(run: Run, model: LongtakeModel, step: int, spent: float, losses: list[float]) -> None:
-    """A line of the log; accuracy within the trained window only."""
-    tally = marked(model, draw(np.random.default_rng([7, step]), 32, WINDOW))
-    entry = {"step": step, "seconds": round(spent), "losses": [round(x, 3) for x in losses]}
-    entry |= {"recall": tally.recall / tally.recall_asked, "order": tally.order / tally.order_asked}
-    entry |= {"text": round(text_right(model, LANGUAGE, 2), 3)}
-    with (run.out / f"log_{run.seed}.jsonl").open("a") as log:
-        log.write(json.dumps(entry) + "\n")
-
-
-def resumed(run: Run, model: LongtakeModel, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-    """Steps done and CPU seconds spent by an earlier part of the same run."""
-    if not run.state.exists():
-        return 0, 0.0
-    saved = torch.load(run.state, weights_only=True)
-    model.load_state_dict(saved["model"])
-    optimizer.load_state_dict(saved["optimizer"])
-    return saved["step"], saved["seconds"]
-
-
-def save(
-    run: Run, model: LongtakeModel, optimizer: torch.optim.Optimizer, step: int, seconds: float
-) -> None:
-    """Write aside, then rename."""
-    aside = run.state.with_suffix(".aside")
-    weights = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save(weights | {"step": step, "seconds": seconds}, aside)
-    aside.replace(run.state)
-
-
-def main() -> None:
-    """Train."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("/tmp/window_study"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--tokens", type=int, default=2048)
-    parser.add_argument("--rate", type=float, default=2e-3)
-    train(Run(**vars(parser.parse_args())))
-
-
-if __name__ == "__main__":
-    main()

@@ -419,6 +419,16 @@ def test_an_option_that_means_nothing(words: list[str], code: int, told: str, cl
     assert told in error_line(result)
 
 
+def test_pooled_and_stretched(clip: Path) -> None:
+    words = ("--pool", "2,6,4", "--extend", "visual-window:window=6,ramp=rotations")
+    told = json.loads(run("ask", clip, "What?", *SHORT, *words, "--json").stdout)
+    # of 6 x 6 patches the first frame keeps 9, the other three keep 1
+    assert told["stats"]["visual_tokens"] == 12
+    longva = json.loads(run("ask", clip, "What?", *SHORT, "--json").stdout)
+    pooled = json.loads(run("ask", clip, "What?", *SHORT, *words[:2], "--json").stdout)
+    assert told["ids"] != pooled["ids"] != longva["ids"]
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -16,7 +16,7 @@ from longtake.extend import extended, extension
 from longtake.mixing import Stretch, Turn
 from longtake.model import LongtakeModel
 from longtake.parts.qwen2 import Decoder, Step
-from longtake.parts.rope import Rope, Yarn, rotate
+from longtake.parts.rope import Linear, Ntk, Rope, Yarn, rotate
 from longtake.system import System
 from tests.tiny import CHECKPOINT, noise, tiny
 
@@ -122,9 +122,17 @@ OWN = Rope(theta=1e6, positions=32768, scaling=Yarn(factor=2.0, original=32768, 
         ("yarn:1.5", Yarn(factor=1.5, original=32768)),
         ("yarn:1", None),
         ("yarn:1.0", None),
+        ("linear", Linear(factor=4.0)),
+        ("linear:2.5", Linear(factor=2.5)),
+        ("linear:1", None),
+        ("ntk", Ntk(factor=4.0)),
+        ("ntk:8", Ntk(factor=8.0)),
+        ("ntk:1", None),
+        ("visual-window", None),  # each request has its own
+        ("visual-window:fig2", None),
     ],
 )
-def test_what_may_be_said(before: Rope, said: str, scaling: Yarn | None) -> None:
+def test_what_may_be_said(before: Rope, said: str, scaling: Linear | Ntk | Yarn | None) -> None:
     assert extension(said, before) == replace(before, scaling=scaling)
 
 
@@ -133,9 +141,11 @@ def test_the_length_trained_on_is_the_checkpoints() -> None:
     assert extension("yarn:4", long).scaling == Yarn(factor=4.0, original=1010000)
 
 
-@pytest.mark.parametrize("said", ["", "bogus", "Yarn", "linear:2", "ntk", "4", ":4", 4, ["yarn"]])
+@pytest.mark.parametrize(
+    "said", ["", "bogus", "Yarn", "dynamic:2", "visual", "visual-windows", "4", ":4", 4, ["yarn"]]
+)
 def test_an_unknown_kind(said: object) -> None:
-    with pytest.raises(OptionError, match=r"extend .* is unknown; choose none, yarn or yarn:N"):
+    with pytest.raises(OptionError, match=r"extend .* is unknown; choose none, linear:N, ntk:N, y"):
         extension(said, PLAIN)
 
 
@@ -144,14 +154,15 @@ def test_an_unknown_kind(said: object) -> None:
     ["", "x", "0", "0.5", "-4", "inf", "nan", "1e400", "1_0", " 4", "4x", "9" * 400, "4:4", "\n"],
 )
 def test_a_factor_that_means_nothing(factor: str) -> None:
-    with pytest.raises(OptionError, match="extend needs a number from 1") as caught:
-        extension(f"yarn:{factor}", PLAIN)
-    assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 150
+    for kind in ("yarn", "linear", "ntk"):
+        with pytest.raises(OptionError, match="extend needs a number from 1") as caught:
+            extension(f"{kind}:{factor}", PLAIN)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 150
 
 
 @pytest.mark.parametrize("window", [1, 50, 12345, 32768, 224000])
-@pytest.mark.parametrize("first", ["yarn:1.1", "yarn:3", "yarn:999999"])
+@pytest.mark.parametrize("first", ["yarn:1.1", "yarn:3", "linear:2.7", "ntk:999999"])
 def test_what_was_chosen_before_is_replaced(window: int, first: str) -> None:
     model = tiny().model
     longer, reach = extended(model, window, first)

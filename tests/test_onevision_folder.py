@@ -20,7 +20,7 @@ from longtake.checkpoint import Names, check_names, save_model, weight_shapes
 from longtake.errors import CheckpointError, OptionError
 from longtake.folder import Folder, find_tower, read_folder
 from longtake.model import LongtakeConfig, LongtakeModel
-from longtake.onevision import HF, HF_4_52, LMMS, OneVisionConfig, read_layout
+from longtake.onevision import LMMS, OneVisionConfig, read_layout
 from longtake.parts.siglip import SIGLIP_SO400M_384, SO400M
 from longtake.systems import SYSTEMS
 from longtake.systems.llava_onevision import LlavaOneVision
@@ -228,6 +228,7 @@ STYLES = {
         "model.vision_tower.vision_model.",
         "model.",
     ),
+    "hf-5": ("language_model.model.", "language_model.lm_head.", "vision_tower.", ""),
 }
 """Where the decoder, its head, the tower and the newline are."""
 
@@ -267,7 +268,10 @@ def test_published_names_and_shapes(
             assert sum(math.prod(shape) for shape in shapes.values()) == 8_030_348_832
     else:
         read = OneVisionConfig.from_transformers(published_hf(words, padded), shapes)
-    assert read.keys == {"lmms": LMMS, "hf": HF, "hf-4.52": HF_4_52}[style]
+    own = {own: published for published, own in read.keys}
+    assert own["decoder."] == STYLES[style][0]
+    assert own["tower."] == STYLES[style][2]
+    assert (read.keys == LMMS) is (style == "lmms")
     assert (read.tower.layers, read.tower.patches, read.decoder.vocab) == (26, 729, vocab)
     assert (read.stride, read.mode, read.newlines, read.window) == (
         2,
@@ -307,21 +311,34 @@ def test_a_folder_without_a_tower_has_that_of_the_authors() -> None:
 # -- loading --------------------------------------------------------------------------------------
 
 
-def era(name: str) -> str:
-    """A name of the first files as transformers 4.52 to 5.0 wrote it."""
+def of_4_52(name: str) -> str:
+    """A published name as transformers 4.52 to 5.0 wrote it."""
     if name.startswith("language_model.lm_head."):
         return name.removeprefix("language_model.")
     return "model." + name.replace("language_model.model.", "language_model.")
 
 
-def test_all_names_are_the_same_model(hf: Path) -> None:
-    wanted = says(opened(LMMS_FOLDER))
-    assert says(opened(hf)) == wanted
-    change_weights(hf, lambda w: {era(name): weight for name, weight in w.items()})
-    assert "model.language_model.layers.0.mlp.up_proj.weight" in weight_shapes(hf)
-    system = opened(hf)
-    assert system.config.keys == HF_4_52
-    assert says(system) == wanted
+def of_5(name: str) -> str:
+    """As transformers 5 writes it of models of its own making."""
+    return name.replace("vision_tower.vision_model.", "vision_tower.")
+
+
+def renamed(folder: Path, style: str) -> Path:
+    """A folder of published names, with others."""
+    names = {"hf": str, "hf-4.52": of_4_52, "hf-5": of_5}[style]
+    change_weights(folder, lambda w: {names(name): weight for name, weight in w.items()})
+    return folder
+
+
+@pytest.mark.parametrize("style", [style for style in STYLES if style != "lmms"])
+def test_all_names_are_the_same_model(hf: Path, style: str) -> None:
+    folder = renamed(hf, style)
+    decoder, head, vision, other = STYLES[style]
+    names = weight_shapes(folder)
+    assert {f"{head}weight", f"{other}image_newline"} <= names.keys()
+    assert f"{decoder}layers.0.mlp.up_proj.weight" in names
+    assert f"{vision}embeddings.patch_embedding.bias" in names
+    assert says(opened(folder)) == says(opened(LMMS_FOLDER))
 
 
 def test_weights_are_bit_equal_to_the_files() -> None:
@@ -337,8 +354,11 @@ def test_weights_are_bit_equal_to_the_files() -> None:
     assert len(loaded) == len(published) - 2
 
 
-@pytest.mark.parametrize("folder", [LMMS_FOLDER, HF_FOLDER], ids=["lmms", "hf"])
-def test_saving_writes_the_published_names(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("style", STYLES)
+def test_saving_writes_the_published_names(
+    lmms: Path, hf: Path, style: str, tmp_path: Path
+) -> None:
+    folder = lmms if style == "lmms" else renamed(hf, style)
     system = opened(folder)
     save_model(system.model, system.config.keys, system.folder.config, tmp_path / "saved")
     published = load_file(folder / "model.safetensors")

@@ -1,14 +1,15 @@
 """The layouts of LLaVA-OneVision checkpoints: config fields, weight names, what is built.
 
 The authors' (lmms-lab) names its tower and holds no sizes of it; transformers' (llava-hf) nests a
-text and a vision config. Weights of the latter go by two sets of names: those of its first files,
-which transformers still writes, and those that its versions 4.52 to 5.0 wrote.
+text and a vision config. Weights of the latter go by several sets of names: those of the published
+files, which transformers writes back, those that its versions 4.52 to 5.0 wrote, and those of today
+for models of its own making.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -32,20 +33,22 @@ NEWLINE = "image_newline"
 LMMS: Keys = ((f"model.{NEWLINE}", NEWLINE), *KEYS)
 
 
-def transformers_keys(inner: str, decoder: str) -> Keys:
-    """Names behind `inner`, the language model's behind `decoder`."""
+def transformers_keys(names: Collection[str]) -> Keys:
+    """Published prefix, own prefix, of the names that a folder has."""
+    inner = "model." if any(name.startswith("model.") for name in names) else ""
+    tower = f"{inner}vision_tower."
+    if any(name.startswith(f"{tower}vision_model.") for name in names):
+        tower += "vision_model."
+    head = "lm_head." if inner else "language_model.lm_head."
     return (
-        ("language_model.lm_head.", "lm_head."),
-        (f"{inner}{decoder}", "decoder."),
-        (f"{inner}vision_tower.vision_model.", "tower."),
+        (head, "lm_head."),
+        (f"{inner}language_model." if inner else "language_model.model.", "decoder."),
+        (tower, "tower."),
         (f"{inner}multi_modal_projector.linear_1.", "projector.0."),
         (f"{inner}multi_modal_projector.linear_2.", "projector.2."),
         (f"{inner}{NEWLINE}", NEWLINE),
     )
 
-
-HF = transformers_keys("", "language_model.model.")
-HF_4_52 = transformers_keys("model.", "language_model.")
 
 POOLS: tuple[PoolMode, ...] = ("bilinear", "average", "max")
 POSITIONS = ("one_token", "grid", "frame", "no_token")
@@ -137,9 +140,9 @@ class OneVisionConfig:
 
     @classmethod
     def from_transformers(
-        cls, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+        cls, config: Mapping[str, Any], names: Collection[str]
     ) -> OneVisionConfig:
-        """Read the fields that transformers reads; `shapes` tell which names are in use."""
+        """Read the fields that transformers reads; `names`: those of the weights."""
         words, tower = mapping(config, "text_config"), mapping(config, "vision_config")
         for name, allowed in UNREACHABLE_HF:
             require(name, config.get(name), allowed)
@@ -152,7 +155,7 @@ class OneVisionConfig:
             decoder=decoder_config(words, rope_from_config(words)),
             projector_depth=2,
             tied=bool(config.get("tie_word_embeddings", words.get("tie_word_embeddings", False))),
-            keys=HF_4_52 if any(name.startswith("model.") for name in shapes) else HF,
+            keys=transformers_keys(names),
             stride=2,
             mode="bilinear",
             newlines="one_token",
@@ -172,7 +175,7 @@ class OneVisionConfig:
 
     @property
     def most_patches(self) -> int | None:
-        """Patches that an image's map is shrunk to, if it is: anyres_max_9 allows those of 9 crops."""
+        """Patches that an image's map is shrunk to; anyres_max_9 allows those of 9 crops."""
         crops = self.aspect.removeprefix("anyres_max_")
         return int(crops) * self.tower.patches if crops.isdigit() else None
 
