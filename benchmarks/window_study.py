@@ -124,7 +124,7 @@ def table(points: Sequence[Point], question: str) -> str:
         cells = []
         for stretch in STRETCHES:
             right, asked = counts(pooled(points, method, stretch), question)
-            low, high = (100 * edge for edge in wilson(right, asked))
+            low, high = (abs(100 * edge) for edge in wilson(right, asked))
             cells.append(f"{right / asked:.1%} ({low:.0f}-{high:.0f})")
         rows.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(rows)
@@ -195,7 +195,7 @@ def page(points: Sequence[Point], how: str) -> str:
         f"{asked.order_asked} order questions a cell, the same for every method. W is "
         f"{task.WINDOW} visual tokens, the language window {task.LANGUAGE} = 4W. In brackets: "
         "Wilson 95 % intervals, of the questions and not of the models. Chance: recall 1/6 by "
-        "naming any value of the video (1/708 otherwise), order 1/2.\n\n"
+        "naming any value of the video, order 1/2.\n\n"
         f"{table(points, 'recall')}\n\n{table(points, 'order')}\n\n"
         f"Each model alone:\n\n{models_table(points)}\n\n"
         f"Words of texts foretold:\n\n{text_table(seeds)}\n\n"
