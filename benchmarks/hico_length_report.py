@@ -194,13 +194,13 @@ def panel(axes: Axes, runs: Sequence[Run], value: Callable[[Run], float]) -> Non
 def draw(runs: Sequence[Run], target: Path) -> None:
     """Time and memory by frames."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
-    panel(left, runs, lambda run: run.total)
+    panel(left, runs, lambda run: run.cpu)
     panel(right, runs, lambda run: run.above)
-    first = min(runs, key=lambda run: run.total)
+    first = min(runs, key=lambda run: run.cpu)
     counts = sorted({run.taken for run in runs})
-    line = [first.total * count / first.taken for count in counts]
+    line = [first.cpu * count / first.taken for count in counts]
     left.plot(counts, line, ":", color="grey", label="proportional")
-    left.set(title="From file to answer", ylabel="seconds")
+    left.set(title="From file to answer, one thread", ylabel="CPU seconds")
     right.set(title="Peak above the loaded model", ylabel="MiB")
     for axes in (left, right):
         axes.legend(frameon=False, fontsize=9)
