@@ -121,7 +121,7 @@ def memory_table(runs: Sequence[Run]) -> str:
 
 def slope_table(runs: Sequence[Run], works: Works) -> str:
     """Log-log slopes from the fewest to the most frames."""
-    head = ["drop", "from", "to", "**slope of total s**", "of CPU s", "of FLOPs"]
+    head = ["drop", "from", "to", "**slope of CPU s**", "of s", "of FLOPs"]
     head += ["of peak memory", "vision, share of FLOPs", "share of s"]
     rows = []
     for drop in NAMES:
@@ -132,8 +132,8 @@ def slope_table(runs: Sequence[Run], works: Works) -> str:
         flops = [works[drop, run.frames].total for run in (first, last)]
         work = works[drop, last.frames]
         slopes = [
-            slope(first, last, lambda run: run.total),
             slope(first, last, lambda run: run.cpu),
+            slope(first, last, lambda run: run.total),
             math.log(flops[1] / flops[0]) / math.log(last.taken / first.taken),
             slope(first, last, lambda run: run.above),
         ]
