@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from longtake.inspect import inspect_model
 from longtake.systems.videochat_flash import VideoChatFlash
@@ -93,7 +94,7 @@ def test_inspect_a_model_tells_its_stages() -> None:
         assert cost["tokens"] == 16 * cost["frames"]
         assert cost["cache_bytes"] == system.memory_bytes(cost["tokens"])
     stages = {stage["name"]: stage for stage in told["comparison"]["stages"]}
-    assert [stage["tokens_per_frame"] for stage in stages.values()] == [196, 16, 16, 16, 12, 4]
+    assert [stage["tokens_per_frame"] for stage in stages.values()] == [196, 16, 16, 16, 12, 4, 12]
     assert [name for name in stages if name.startswith("layers")] == [
         "layers 0-1",
         "layers 2-4",
@@ -131,3 +132,18 @@ def test_packed_keys_and_values_are_counted_as_such() -> None:
     assert 3 < full.costs[0].cache_bytes / packed.costs[0].cache_bytes < 4
     ratio = packed.comparison.kv_times / full.comparison.kv_times
     assert ratio == pytest.approx(full.costs[0].cache_bytes / packed.costs[0].cache_bytes, rel=1e-3)
+
+
+def test_a_still_picture_has_no_part_and_no_frames(tmp_path: Path) -> None:
+    Image.new("RGB", (300, 200), (90, 20, 160)).save(tmp_path / "one.png")
+    words = ("What?", "--model", FLASH, "--max-new-tokens", "2")
+    result = run("ask", tmp_path / "one.png", *words, "--start", "1")
+    assert result.exit_code == 2
+    assert "a still picture has no part in time" in error_line(result)
+    assert run("ask", tmp_path / "one.png", *words, "--drop", DROP).exit_code == 0
+    result = run("inspect", tmp_path / "one.png", "--model", FLASH)
+    assert result.exit_code == 2
+    assert "one.png is a still picture" in error_line(result)
+    for target in (FLASH, tmp_path / "one.png"):
+        result = run("inspect", target, "--max-frames", "99999999999999")
+        assert result.exit_code == (2 if target == FLASH else 0)

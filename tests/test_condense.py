@@ -454,7 +454,7 @@ def test_what_is_no_memory_is_told_in_one_line(tmp_path: Path) -> None:
         (tmp_path / "absent", "does not exist"),
         (broken, "no whole memory"),
         (other, "no header"),
-        (newer, "has format 99, this longtake reads 3"),
+        (newer, "has format 99, this longtake reads 4"),
         (lacking, "does not hold what its header says"),
         (tmp_path, "no whole memory"),
     ):

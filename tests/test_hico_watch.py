@@ -333,4 +333,4 @@ def test_a_visual_keeps_a_token_at_least() -> None:
         assert len(system.ask(memory, QUESTION, system.options(max_new_tokens=3)).ids) == 3
         visuals = [seen(noise(4))]
         assert system.complete("<image>", visuals, system.options(max_new_tokens=3)).ids
-        assert system.rows(64)[-1] == 1
+        assert system.holding.rows([64])[-1] == 1

@@ -5,8 +5,10 @@ N visual tokens, S sequence, D width, B batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import contextlib
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -16,20 +18,23 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+import longtake.staged
 from longtake import engine
 from longtake.engine import Notes
 from longtake.errors import CapacityError, OptionError, PromptError, StoreError
+from longtake.inspect import inspect_model
 from longtake.parts.between import DropBetween, Row
-from longtake.parts.cache import GrowingCache
+from longtake.parts.cache import SLACK, GrowingCache
 from longtake.parts.dropping import Schedule
 from longtake.parts.layered import StagedCache
 from longtake.parts.qwen2 import Decoder, Step
 from longtake.parts.splice import Piece, embed_pieces
 from longtake.reader import Known
-from longtake.staged import blocks_of
+from longtake.staged import Staged, blocks_of
 from longtake.store import load_memory, save_memory
 from longtake.systems.videochat_flash import VideoChatFlash
-from longtake.types import Memory, Stats, VisualTokens
+from longtake.types import Frames, Memory, Stats, VisualTokens
+from longtake.video.inputs import Held
 from tests.parity.videochat_flash import opened
 from tests.tiny import noise
 
@@ -316,7 +321,7 @@ def test_layers_hold_what_was_planned(name: str) -> None:
     cache = cast(StagedCache, memory.cache)
     head = len(system.tokens(system.template.head()))
     held = [layer.get_seq_length() - head for layer in cache.layers]
-    assert held == system.held_rows(320)
+    assert held == system.holding.held([320])
     each = 4 * 2 * 2 * 32  # fp32, keys and values, 2 heads of 32
     text = head * each * LAYERS
     if cache.held is not None:
@@ -397,7 +402,7 @@ def test_a_memory_never_goes_back_into_itself() -> None:
         memory.cache.rewind(10)
 
 
-@pytest.mark.parametrize("kind", ["full", "int8"])
+@pytest.mark.parametrize("kind", ["full", "int8", "int4"])
 @pytest.mark.parametrize("name", ["uniform", "uniform0", "attention"])
 def test_a_file_gives_the_memory_back(name: str, kind: str, tmp_path: Path) -> None:
     system = dropping(name).variant(kv=kind)
@@ -489,13 +494,170 @@ def test_watching_reports_progress_and_refuses_what_cannot_fit(
 
 
 def test_a_question_gives_back_what_it_took() -> None:
+    """Room beyond the first tokens and the slack, in the layers that each question fills anew."""
+    system = dropping("attention")
+    memory = memory_of(system, visual(80))
+    cache = cast(StagedCache, memory.cache)
+    assert cache.held is not None
+    system.ask(memory, QUESTION, system.options(max_new_tokens=2))
+    for layer in cache.layers[SCHEDULES["attention"].layers[0] :]:
+        assert layer.key_buffer is not None
+        assert layer.key_buffer.shape[2] == cache.held.start + SLACK
+
+
+def test_two_stages_are_never_held_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one stage's rows are made of another's, these are given up chunk by chunk."""
+    monkeypatch.setitem(engine.PREFILL_BLOCK, "cpu", 64)
+    system = dropping("uniform")
+    made: list[weakref.ref[Tensor]] = []
+    most = 0
+    stage = Staged.stage
+
+    def counted(self: Staged, number: int, rows: Iterator[Tensor], start: int) -> Iterator[Tensor]:
+        nonlocal most
+        for chunk_SD in stage(self, number, rows, start):
+            made.append(weakref.ref(chunk_SD))
+            most = max(most, sum(len(one) for ref in made if (one := ref()) is not None))
+            yield chunk_SD
+
+    enter = Staged.enter
+
+    def entered(self: Staged, stream: Iterator[Tensor], upto: int) -> Iterator[Tensor]:
+        for chunk_SD in enter(self, stream, upto):
+            made.append(weakref.ref(chunk_SD))
+            yield chunk_SD
+
+    monkeypatch.setattr(Staged, "stage", counted)
+    monkeypatch.setattr(Staged, "enter", entered)
+    memory_of(system, visual(16))
+    # 1,024 rows; of the second stage 716 are made. Held whole they would be 1,740 together
+    assert 716 <= most <= 1024 + 3 * 64
+
+
+def test_a_memory_from_a_file_is_read_in_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its waiting rows come back in the chunks they were kept in, and larger ones are cut."""
     system = dropping("attention")
     memory = memory_of(system, visual(40))
-    cache = cast(StagedCache, memory.cache)
+    kept = cast(StagedCache, memory.cache).held
+    loaded = load_memory(save_memory(memory, tmp_path / "film"), "cpu")
+    held = cast(StagedCache, loaded.cache).held
+    assert kept is not None and held is not None
+    assert [len(rows) for rows in held.rows] == [len(rows) for rows in kept.rows]
+    assert max(len(rows) for rows in held.rows) <= 1024
+    sizes: list[int] = []
+    keys = longtake.staged.ranking_keys
 
-    def taken() -> int:
-        return sum(layer.key_buffer.nbytes for layer in cache.layers)  # type: ignore[union-attr]
+    def noted(decoder: Decoder, layer: int, x_SD: Tensor, start: int) -> Tensor:
+        sizes.append(len(x_SD))
+        return keys(decoder, layer, x_SD, start)
 
-    before = taken()
-    system.ask(memory, QUESTION, system.options(max_new_tokens=2))
-    assert taken() <= before + LAYERS * 2 * 1024 * 128 * 2
+    monkeypatch.setattr("longtake.staged.ranking_keys", noted)
+    monkeypatch.setitem(engine.PREFILL_BLOCK, "cpu", 100)
+    options = system.options(max_new_tokens=4)
+    cut = system.ask(loaded, QUESTION, options)
+    assert max(sizes) == 100
+    monkeypatch.undo()
+    assert cut.ids == system.ask(memory, QUESTION, options).ids
+
+
+@pytest.mark.parametrize("stop_at", range(1, 12, 2))
+def test_a_question_may_be_interrupted_while_it_is_read(
+    stop_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = dropping("uniform0")
+    memory = memory_of(system, visual(3))
+    options = system.options(max_new_tokens=6)
+    first, calls, through = system.ask(memory, QUESTION, options), 0, Decoder.through
+
+    def stopping(self: Decoder, *given: Any) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == stop_at:
+            raise KeyboardInterrupt
+        return through(self, *given)
+
+    monkeypatch.setattr(Decoder, "through", stopping)
+    with contextlib.suppress(KeyboardInterrupt):
+        system.ask(memory, OTHER, system.options(max_new_tokens=20))
+    assert calls >= stop_at
+    monkeypatch.undo()
+    assert system.ask(memory, QUESTION, options).ids == first.ids
+
+
+def test_a_padding_mask_is_refused_where_layers_hold_other_tokens() -> None:
+    system = dropping("uniform")
+    memory = memory_of(system, visual(3))
+    mask = torch.ones(1, memory.length + 3, dtype=torch.int64)
+    mask[0, 0] = 0
+    with pytest.raises(PromptError, match="takes no padding mask"):
+        system.model(
+            input_ids=torch.tensor([[5, 6, 7]]), attention_mask=mask, past_key_values=memory.cache
+        )
+
+
+def test_room_for_several_videos_is_what_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each loses its share, and what is held already is not asked for again."""
+    monkeypatch.setitem(engine.PREFILL_BLOCK, "cpu", 64)  # or the first videos wait to be read
+    system = replace(tiny(), drop=Schedule(kind="uniform", layers=(1,), ratios=(1, 0.05)))
+    asked: list[int] = []
+    monkeypatch.setattr(
+        "longtake.systems.videochat_flash.require_bytes",
+        lambda device, need, what: asked.append(need),
+    )
+    memory = system.watch(noise(64), noise(64, seed=1), noise(64, seed=2), max_frames=64)
+    assert len(asked) == 3
+    waiting = 3 * 1024 * 128 * 4
+    for need in asked:
+        assert need <= memory.bytes + waiting
+    # the last video alone, and what of the first two has not been dropped yet
+    assert asked[2] < 1.5 * asked[0]
+
+
+def test_drops_that_are_equal_make_one_memory() -> None:
+    whole = Schedule(kind="uniform", layers=(1, 3), ratios=(1, 0.5, 0.25))
+    said = tiny().variant(drop="uniform:1,3:1,0.5,0.25")
+    assert said.drop == whole
+    assert said.fingerprint == replace(tiny(), drop=whole).fingerprint
+    with pytest.raises(OptionError, match="drop ratios must be numbers"):
+        Schedule(layers=(1,), ratios=(1, "half"))  # type: ignore[arg-type]
+
+
+def test_the_window_is_of_what_the_first_layers_read() -> None:
+    """As the warning after watching says, whatever is dropped later."""
+    system = tiny().variant(drop="attention:1:1,0.01")
+    report = inspect_model(
+        str(GOLDEN / "ckpt-umt224"),
+        device="cpu",
+        options={"drop": "attention:1:1,0.01"},
+        frame_counts=(512, 2040, 10_000),
+    )
+    for cost in report.costs:
+        assert cost.fits == (not system.beyond_training(cost.tokens))
+    assert [cost.fits for cost in report.costs] == [True, True, False]
+
+
+def test_stages_are_what_a_question_holds() -> None:
+    """Layers above the first choice by a question are filled anew, in full precision."""
+    options = {"drop": "attention:4:1,0.5", "kv": "int4"}
+    report = inspect_model(str(GOLDEN / "ckpt-umt224"), device="cpu", options=options)
+    bytes_of = {stage.name: stage.kv_bytes for stage in report.comparison.stages}
+    cost = next(cost for cost in report.costs if cost.frames == 512)
+    assert bytes_of["layers 4-7"] == 4 * 4096 * 4 * 2 * 2 * 32
+    assert bytes_of["waiting rows"] == 8192 * 128 * 4
+    # a token apart from rounding: what rests between questions
+    resting = bytes_of["layers 0-3"] + bytes_of["waiting rows"]
+    assert resting == pytest.approx(cost.cache_bytes, rel=1e-6)
+
+
+def test_frames_that_do_not_come_are_told() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Stopping(Held):
+        def read(self, indices: Sequence[int], *, chunk: int = 16) -> Iterator[Frames]:
+            yield from super().read(list(indices)[:32], chunk=chunk)
+
+    memory = tiny().watch(Stopping(held=noise(64)), max_frames=64)
+    assert "32 of 64 frames came" in memory.stats.warnings[0]
+    assert "32 frames are uniformly sampled" in memory.lead
+    assert memory.stats.frames == 32

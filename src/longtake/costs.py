@@ -140,16 +140,20 @@ def decoder_stages(
     frames: int,
     counts: Sequence[int],
     layers: Sequence[int] = (),
-    itemsize: float = HALF,
+    itemsize: float | Sequence[float] = HALF,
 ) -> tuple[Stage, ...]:
-    """The decoder reading counts[0] tokens, and counts[s] of them after layers[s - 1] layers."""
+    """The decoder reading counts[0] tokens, and counts[s] of them after layers[s - 1] layers.
+
+    `itemsize`: bytes of a kept number, of all stages or of each.
+    """
     bounds = (0, *layers, decoder.layers)
     if len(counts) != len(bounds) - 1 or any(first >= end for first, end in pairwise(bounds)):
         found = f"{len(counts)} counts, drops after layers {list(layers)}"
         raise OptionError(f"{found} do not fit a decoder of {decoder.layers} layers")
+    each = itemsize if isinstance(itemsize, Sequence) else [itemsize] * len(counts)
     stages = []
-    for (first, end), n in zip(pairwise(bounds), counts, strict=True):
-        held = round(n * (end - first) * kv_numbers(decoder) // decoder.layers * itemsize)
+    for (first, end), n, size in zip(pairwise(bounds), counts, each, strict=True):
+        held = round(n * (end - first) * kv_numbers(decoder) // decoder.layers * size)
         flops = (end - first) * layer_flops(decoder, n)
         stages.append(_stage(_layers(first, end), frames, n, flops, held))
     return tuple(stages)
@@ -175,12 +179,21 @@ def whole_stages(sizes: VideoSizes, frames: int, itemsize: float = HALF) -> tupl
 
 
 def dropping_stages(
-    sizes: VideoSizes, frames: int, drop: Schedule, itemsize: float = HALF
+    sizes: VideoSizes, frames: int, drop: Schedule, itemsize: float = HALF, full: float = HALF
 ) -> tuple[Stage, ...]:
-    """A system that drops visual tokens between layers (VideoChat-Flash)."""
+    """A system that drops visual tokens between layers (VideoChat-Flash), a question being read.
+
+    `itemsize`: of what a memory holds; `full`: of layers that each question fills anew.
+    """
     encoded = encode_stages(sizes, frames)
     counts = drop.counts(encoded[-1].tokens)
-    return encoded + decoder_stages(sizes.decoder, frames, counts, drop.layers, itemsize)
+    each = [itemsize if stage <= drop.shared else full for stage in range(len(counts))]
+    return encoded + decoder_stages(sizes.decoder, frames, counts, drop.layers, each)
+
+
+def waiting_stage(decoder: Decoder, frames: int, rows: int, full: float = HALF) -> Stage:
+    """Rows that a memory keeps for questions to choose from."""
+    return _stage("waiting rows", frames, rows, 0, round(rows * decoder.hidden * full))
 
 
 def condensed_stages(

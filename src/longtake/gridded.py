@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
+import torch
+
 from longtake.costs import Stage, whole_stages
 from longtake.parts.pooling import PoolMode, ProgressivePool, uniform_pool
 from longtake.parts.qwen2 import DecoderConfig
@@ -81,7 +83,8 @@ class Gridded(System):
             projector_depth=config.projector_depth,
         )
 
-    def stages(self, frames: int, itemsize: float) -> tuple[Stage, ...]:
+    def stages(self, frames: int, dtype: torch.dtype | None = None) -> tuple[Stage, ...]:
         """What each stage of watching so many frames takes."""
         left = (self.arranged(frames) or self.nominal(frames)) / frames
-        return whole_stages(replace(self.video_sizes, per_frame=left), frames, itemsize)
+        sizes = replace(self.video_sizes, per_frame=left)
+        return whole_stages(sizes, frames, self.number_bytes(dtype))

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from longtake.costs import Comparison, compare, kv_numbers, whole_stages
+from longtake.costs import Comparison, compare, whole_stages
+from longtake.errors import OptionError
 from longtake.parts.splice import visual_count
+from longtake.reader import frames_wanted
 from longtake.sizes import LONGVA_7B
 from longtake.types import VisualTokens
 from longtake.video.decode import open_video
@@ -156,6 +158,7 @@ def inspect_model(
 
     Raises CheckpointError and OptionError as `load` does.
     """
+    wanted = None if max_frames is None else frames_wanted(max_frames)
     loading = {"dtype": dtype, "system": system, "vision_tower": vision_tower}
     made, kept = on_meta(model, device, loading, options)
     weights = list(made.model.parameters())
@@ -169,7 +172,7 @@ def inspect_model(
         frames=made.frames,
         window=made.window,
         costs=tuple(cost_of(made, count, kept) for count in frame_counts),
-        comparison=beside_longva(made, max_frames or made.frames, kept),
+        comparison=beside_longva(made, wanted or made.frames, kept),
     )
 
 
@@ -186,10 +189,13 @@ def inspect_watch(
 
     `loading`: of `inspect_model`. Raises what that and `inspect_video` raise.
     """
+    wanted = None if max_frames is None else frames_wanted(max_frames)
     video = inspect_video(path)
+    if is_image(path):
+        raise OptionError(f"{video.name} is a still picture; --model tells what a video takes")
     made, kept = on_meta(model, device, loading, options)
     footage = Footage(frames=video.frames, fps=video.fps)
-    sampled = len(made.sample(footage, max_frames or made.frames))
+    sampled = len(made.sample(footage, wanted or made.frames))
     comparison = beside_longva(made, sampled, kept)
     return WatchReport(video=video, sampled=sampled, comparison=comparison)
 
@@ -210,8 +216,7 @@ def on_meta(
 
 def beside_longva(made: System, frames: int, dtype: torch.dtype) -> Comparison:
     """A system's stages beside those of LongVA-7B, which holds the same kind of numbers."""
-    full = kv_numbers(made.video_sizes.decoder)
-    stages = made.stages(frames, made.row_bytes(dtype) / full)
+    stages = made.stages(frames, dtype)
     others = whole_stages(LONGVA_7B, frames, dtype.itemsize)
     return compare(frames, made.name, stages, "LongVA-7B", others)
 

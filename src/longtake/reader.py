@@ -147,8 +147,11 @@ class Reader:
 
     def stream(self, head: str, sources: Sequence[Source | Opened]) -> Generator[Piece]:
         """The head, then each source's tokens, and between sources what follows the earlier."""
+        stills = sum(map(is_still, sources))
+        if stills == len(sources) and self.part != (None, None):
+            raise OptionError("a still picture has no part in time; leave start and end out")
         yield self._text(head)
-        alone = sum(is_still(source) for source in sources) == 1
+        alone = stills == 1
         for number, source in enumerate(sources):
             if number:
                 yield self._text(self.lead)
@@ -225,6 +228,9 @@ class Reader:
                 self.frames = min(self.frames, before + len(indices))
                 self.progress("encode", self.frames - before, len(indices))
         self.warnings += video.warnings  # reading may have found damage
+        if (came := self.frames - before) < len(indices):
+            self.warnings.append(f"{came} of {len(indices)} frames came; the rest is missing")
+            self.shown = replace(self.shown, frames=came)
 
     def _footage(self, video: Video | Held) -> Footage:
         """What is to be watched of a video."""

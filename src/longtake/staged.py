@@ -104,7 +104,7 @@ class Staged:
         q_HQE = ranking_queries(self.decoder, layer, held.rows[-1][-1:], last)
         scores = [ranking_scores(q_HQE, held.keys[layer])] if layer in held.keys else []
         place = start
-        for x_SD in held.rows:
+        for x_SD in chain.from_iterable(x.split(block_size(self.model)) for x in held.rows):
             keys = ranking_keys(self.decoder, layer, x_SD, place)
             scores.append(ranking_scores(q_HQE, keys))
             place += len(x_SD)
@@ -157,6 +157,7 @@ def remember(
     blocks = blocks_of(notes.entries, start)
     held = Held(start=start, drop=0, rows=rows, blocks=blocks, keys=cache.first_keys(start))
     held = staged.descend(held, schedule.shared)
+    following.prefilled(following.expected)
     if schedule.depends:
         cache.settle(held)
         return notes.reading(None)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from longtake.parts.dropping import Block, Schedule
@@ -26,6 +25,7 @@ def staged_header(cache: StagedCache) -> dict[str, Any]:
         else {
             "start": held.start,
             "drop": held.drop,
+            "chunks": len(held.rows),
             "blocks": [asdict(block) for block in held.blocks],
             "keys": sorted(held.keys),
         },
@@ -36,7 +36,7 @@ def staged_tensors(cache: StagedCache) -> dict[str, Tensor]:
     """Which tokens each stage holds, and the rows that wait for a question."""
     tensors = {f"alive.{stage}": rows for stage, rows in enumerate(cache.alive) if rows is not None}
     if cache.held is not None:
-        tensors["held.rows"] = torch.cat(cache.held.rows)
+        tensors |= {f"held.rows.{n}": rows for n, rows in enumerate(cache.held.rows)}
         tensors |= {f"held.keys.{layer}": keys for layer, keys in cache.held.keys.items()}
     return tensors
 
@@ -57,12 +57,12 @@ def staged_cache(header: Mapping[str, Any], tensors: dict[str, Tensor]) -> Stage
         held = Held(
             start=told["start"],
             drop=told["drop"],
-            rows=[tensors.pop("held.rows")],
+            rows=[tensors.pop(f"held.rows.{n}") for n in range(told["chunks"])],
             blocks=tuple(Block(**block) for block in told["blocks"]),
             keys={layer: tensors.pop(f"held.keys.{layer}") for layer in told["keys"]},
         )
         waits = header["settled"] - header["short"][told["drop"]] - told["start"]
-        if len(held.rows[0]) != waits:
-            raise ValueError(f"{len(held.rows[0])} rows wait, {waits} were to")
+        if (rows := sum(map(len, held.rows))) != waits:
+            raise ValueError(f"{rows} rows wait, {waits} were to")
     cache.restore(held, header["settled"], alive, list(header["short"]))
     return cache

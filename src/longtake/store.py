@@ -29,7 +29,7 @@ from longtake.parts.quantise import QuantisedLayer
 from longtake.staged_file import staged_cache, staged_header, staged_tensors
 from longtake.types import Entry, Memory, Stats, Window
 
-FORMAT = 3
+FORMAT = 4
 """Raised when what is written changes; other numbers are refused."""
 KEPT = ("length", "durations", "system", "fingerprint", "ids", "lead", "depth", "target")
 """Plain fields of a memory."""
@@ -144,6 +144,8 @@ def check_lengths(memory: Memory) -> None:
     if type(memory.target) is not int or memory.target < 0:
         raise ValueError(f"target is {memory.target!r}")
     if isinstance(cache, StagedCache):
+        if len(cache.layers) != cache.stages[-1].stop:
+            raise ValueError(f"{len(cache.layers)} layers, the rule is for {cache.stages[-1].stop}")
         for number, layer in enumerate(cache.layers):
             expected = memory.length - cache.short[cache.stage_of(number)]
             if layer.get_seq_length() != expected or cache.settled != memory.length:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from longtake.answering import answer, beyond_training, continuable, published_options
-from longtake.costs import Stage, whole_stages
+from longtake.costs import Stage, kv_numbers, whole_stages
 from longtake.engine import memory_errors, prefill, read_pieces, require_room
 from longtake.errors import OptionError, PromptError
 from longtake.extend import VisualWindow, extended, positioned, visual_window
@@ -78,12 +78,10 @@ class System(Seeing):
         num = frames_wanted(self.frames if max_frames is None else max_frames)
         if not sources:
             raise PromptError("there is nothing to watch; give a video or an image")
-        began = time.perf_counter()
-        cache = self.new_cache()
+        began, cache = time.perf_counter(), self.new_cache()
         reserve = partial(self.make_room, cache)
-        reader = Reader(
-            eye=self, num=num, part=(start, end), progress=progress or quiet, reserve=reserve
-        )
+        part, shown = (start, end), progress or quiet
+        reader = Reader(eye=self, num=num, part=part, progress=shown, reserve=reserve)
         with memory_errors(), ExitStack() as opened:
             system, target = self, 0
             if self.extend is not None:
@@ -141,8 +139,7 @@ class System(Seeing):
     def scaled(self, target: int) -> Self:
         """With positions stretched for so many visual tokens, where `extend` asks for it.
 
-        A memory goes on at those it was made with. `ask` sees to that; `generate` over its cache
-        needs the model of `scaled(memory.target)`.
+        `ask` goes on as a memory was made; `generate` needs `scaled(memory.target).model`.
         """
         if self.extend is None:
             return self
@@ -185,9 +182,13 @@ class System(Seeing):
             return kv_bytes_per_token(*shape, dtype or self.model.compute_dtype)
         return quantised_bytes_per_token(*shape, self.kv)
 
-    def stages(self, frames: int, itemsize: float) -> tuple[Stage, ...]:
-        """What each stage of watching so many frames takes; `itemsize`: bytes of a kept number."""
-        return whole_stages(self.video_sizes, frames, itemsize)
+    def stages(self, frames: int, dtype: torch.dtype | None = None) -> tuple[Stage, ...]:
+        """What each stage of watching so many frames takes; `dtype`: instead of the model's."""
+        return whole_stages(self.video_sizes, frames, self.number_bytes(dtype))
+
+    def number_bytes(self, dtype: torch.dtype | None = None) -> float:
+        """Bytes of a number of a memory's keys and values."""
+        return self.row_bytes(dtype) / kv_numbers(self.video_sizes.decoder)
 
     def beyond_training(self, tokens: int) -> tuple[str, ...]:
         """A warning if there are more tokens than the checkpoint was trained to read."""

@@ -265,3 +265,13 @@ def test_mistakes_are_told_apart(
     merged = merge_tokens(features_of(name), 64, heads=2)
     assert wrong_sizes(case, merged) > 0
     assert gap(merged.features_BMD, expected(case, "tome_tokens")) > 0.1
+
+
+def test_autocast_rounds_nothing() -> None:
+    """Training in half precision merges as in full."""
+    x_BND = torch.randn(2, 784, 64, generator=torch.Generator().manual_seed(3))
+    plain = merge_tokens(x_BND, 64, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        under = merge_tokens(x_BND, 64, 2)
+    torch.testing.assert_close(under.sizes_BM, plain.sizes_BM, rtol=0, atol=0)
+    torch.testing.assert_close(under.features_BMD, plain.features_BMD, rtol=0, atol=0)

@@ -52,6 +52,11 @@ class Schedule:
                 f"drop needs {len(self.layers) + 1} ratios for {len(self.layers)} layers: one "
                 f"before the first and one after each; got {len(self.ratios)}"
             )
+        try:  # or drops that are equal would be told apart by how they are written
+            object.__setattr__(self, "ratios", tuple(map(float, self.ratios)))
+        except (TypeError, ValueError) as error:
+            shown = brief(list(self.ratios))
+            raise OptionError(f"drop ratios must be numbers, got {shown}") from error
         falling = list(self.ratios) == sorted(self.ratios, reverse=True)
         if self.ratios[0] != 1 or not falling or not all(ratio > 0 for ratio in self.ratios):
             raise OptionError(
@@ -102,6 +107,35 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class Holding:
+    """What a decoder reads of visuals, and what a memory of them holds."""
+
+    schedule: Schedule | None
+    """None drops nothing."""
+    layers: int
+
+    def rows(self, visuals: Sequence[int], other: int = 0) -> list[int]:
+        """Tokens each layer reads of visuals of so many tokens and `other` of text."""
+        if self.schedule is None:
+            return [sum(visuals) + other] * self.layers
+        return self.schedule.rows(self.layers, visuals, other)
+
+    def held(self, visuals: Sequence[int]) -> list[int]:
+        """Visual tokens whose keys and values a memory holds in each layer, before a question."""
+        rows = self.rows(visuals)
+        if self.schedule is None or not self.schedule.depends:
+            return rows
+        first = self.schedule.layers[self.schedule.shared]
+        return rows[:first] + [0] * (self.layers - first)
+
+    def waiting(self, visuals: Sequence[int]) -> int:
+        """Rows that wait for a question, where what stays depends on it."""
+        if self.schedule is None or not self.schedule.depends:
+            return 0
+        return sum(self.schedule.counts(tokens)[self.schedule.shared] for tokens in visuals)
+
+
+@dataclass(frozen=True)
 class Block:
     """A visual in a sequence."""
 
@@ -123,7 +157,9 @@ def even_rows(left: int, stay: int) -> Tensor:
 
 def ranked_rows(looks_N: Tensor, stay: int) -> Tensor:
     """The `stay` tokens that are looked at most, in their order: [stay]."""
-    return looks_N.topk(stay).indices.sort().values
+    # stable: of tokens looked at alike the earlier ones stay, on every device
+    order_N = looks_N.argsort(descending=True, stable=True)
+    return order_N[:stay].sort().values
 
 
 def kept_rows(

@@ -60,6 +60,8 @@ class StagedCache(GrowingCache):
         """Whether a question has taken the waiting rows through the layers."""
         self.coming = 0
         """Tokens there is to be room for behind the memory."""
+        self.visuals: list[int] = []
+        """While watching: tokens of each video so far, the one that is coming included."""
         self._rest: tuple[list[Tensor | None], list[int]] = (self.alive, self.short)
 
     # -- what others ask of a cache ---------------------------------------------------------------
@@ -130,6 +132,11 @@ class StagedCache(GrowingCache):
         if layer + 1 != self.stages[number].stop or number + 1 == len(self.stages):
             return x_BSD, step
         fewer = self.short[number + 1] - self.short[number]
+        if fewer and step.mask_BSN is not None:
+            raise PromptError(
+                "a memory with dropped tokens takes no padding mask: its layers hold other tokens; "
+                "ask one question at a time"
+            )
         return x_BSD, replace(step, positions_BS=step.positions_BS - fewer)
 
     def first_keys(self, tokens: int) -> dict[int, Tensor]:

@@ -41,7 +41,10 @@ def ranking_queries(decoder: Decoder, layer: int, x_QD: Tensor, rows_Q: Tensor) 
 
 
 def ranking_scores(q_HQE: Tensor, k_KSE: Tensor) -> Tensor:
-    """Scores [H, Q, S] before the softmax; heads that share keys read them once."""
-    q_KRE = q_HQE.unflatten(0, (len(k_KSE), -1)).flatten(1, 2)
-    scores_KRS = q_KRE @ k_KSE.to(q_HQE.dtype).transpose(1, 2)
+    """Scores [H, Q, S] before the softmax, fp32: in half precision many would be equal.
+
+    Heads that share keys read them once.
+    """
+    q_KRE = q_HQE.float().unflatten(0, (len(k_KSE), -1)).flatten(1, 2)
+    scores_KRS = q_KRE @ k_KSE.float().transpose(1, 2)
     return scores_KRS.unflatten(1, (-1, q_HQE.shape[1])).flatten(0, 1)

@@ -13,6 +13,7 @@ Letters: B clips, N tokens of a clip, M tokens wanted, S even tokens (sources), 
 (destinations), R pairs merged, K sources kept, D width, W = D + 1, H width of a head.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -66,9 +67,17 @@ def merge_tokens(x_BND: Tensor, target: int, heads: int) -> Merged:
     wide_BND = x_BND.float()
     # the last column counts the patches that the others are the sum of
     sums_BNW = torch.cat([wide_BND, torch.ones_like(wide_BND[..., :1])], dim=-1)
-    for merges in rounds:
-        sums_BNW = merge(sums_BNW, match(sums_BNW, merges, heads))
+    with full_precision(x_BND.device):
+        for merges in rounds:
+            sums_BNW = merge(sums_BNW, match(sums_BNW, merges, heads))
     return Merged(features_BMD=means(sums_BNW).to(x_BND.dtype), sizes_BM=sums_BNW[..., -1])
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Switch autocast off: training in half precision must not round what is matched."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def means(sums_BNW: Tensor) -> Tensor:

@@ -175,10 +175,11 @@ class VideoXL(Llava):
         require_room(self.model, coarse + fine if on_host else coarse, held=held)
         cache.reserve(coarse + window)
 
-    def stages(self, frames: int, itemsize: float) -> tuple[Stage, ...]:
+    def stages(self, frames: int, dtype: torch.dtype | None = None) -> tuple[Stage, ...]:
         """Of the first copy, with windows of one size."""
         tokens, sizes = round(frames * self.video_sizes.per_frame), self.video_sizes
-        return condensed_stages(sizes, frames, self.condense.plans(tokens, tokens), itemsize)
+        plans, each = self.condense.plans(tokens, tokens), self.number_bytes(dtype)
+        return condensed_stages(sizes, frames, plans, each)
 
     def copies(self, tokens: int, expected: int) -> tuple[int, int]:
         """Summaries of the first and of the finer copy of so many visual tokens."""
@@ -198,9 +199,8 @@ class VideoXL(Llava):
 
     def new_cache(self) -> GrowingCache:
         """One copy, or two."""
-        if self.fine is None:
-            return super().new_cache()
-        return TwoLevelCache(AsideCache(self.fine.where))
+        one, fine = super().new_cache, self.fine
+        return one() if fine is None else TwoLevelCache(AsideCache(fine.where))
 
     def remember(
         self, pieces: Iterator[Piece], cache: GrowingCache, following: Following

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from longtake.checkpoint import Names, load_model, weight_shapes
-from longtake.costs import Stage, dropping_stages
+from longtake.costs import Stage, dropping_stages, waiting_stage
 from longtake.engine import require_bytes
 from longtake.errors import OptionError
 from longtake.folder import Folder, end_ids, load_tokenizer
@@ -27,7 +27,7 @@ from longtake.hico import HicoConfig
 from longtake.model import LongtakeModel
 from longtake.parts.cache import GrowingCache, kv_bytes_per_token
 from longtake.parts.chat import QWEN_1_5
-from longtake.parts.dropping import Schedule
+from longtake.parts.dropping import Holding, Schedule
 from longtake.parts.internvideo2 import InternVideo2Config
 from longtake.parts.layered import StagedCache
 from longtake.parts.pooling import KeepAll
@@ -58,6 +58,8 @@ IMAGE_TOKENS = 64
 """Tokens of each crop of a still image."""
 IMAGE_SIDE = 8
 """These in a square, as the crops' mosaic is read."""
+CROPS_AT_ONCE = 16
+"""Crops of an image that a GPU sees at a time; a video's clips come four by four."""
 
 
 def recognises(config: Mapping[str, Any]) -> bool:
@@ -97,7 +99,7 @@ class VideoChatFlash(System):
     def encode(self, pixels_BFCHW: Tensor) -> Tensor:
         """Normalised clips [B, F, 3, h, w] -> projected features [B, 64, D]."""
         on_cpu = self.model.device.type == "cpu"
-        parts = pixels_BFCHW.split(self.config.tower.clips_at_once if on_cpu else CLIPS_AT_ONCE)
+        parts = pixels_BFCHW.split(self.config.tower.clips_at_once if on_cpu else CROPS_AT_ONCE)
         return torch.cat([self.model.project(self.merge(part).features_BMD) for part in parts])
 
     def merge(self, pixels_BFCHW: Tensor) -> Merged:
@@ -156,11 +158,15 @@ class VideoChatFlash(System):
             merged=True,
         )
 
-    def stages(self, frames: int, itemsize: float) -> tuple[Stage, ...]:
-        """With the layers between two drops apart, once a question has been read."""
+    def stages(self, frames: int, dtype: torch.dtype | None = None) -> tuple[Stage, ...]:
+        """With the layers between two drops apart, while a question is answered."""
         if self.drop is None:
-            return super().stages(frames, itemsize)
-        return dropping_stages(self.video_sizes, frames, self.drop, itemsize)
+            return super().stages(frames, dtype)
+        sizes, full = self.video_sizes, (dtype or self.model.compute_dtype).itemsize
+        stages = dropping_stages(sizes, frames, self.drop, self.number_bytes(dtype), full)
+        tokens = next(stage.tokens for stage in stages if stage.kv_bytes)
+        waiting = self.holding.waiting([tokens])
+        return stages + ((waiting_stage(sizes.decoder, frames, waiting, full),) * bool(waiting))
 
     # -- what it remembers ------------------------------------------------------------------------
 
@@ -204,36 +210,24 @@ class VideoChatFlash(System):
             return read_question(self.model, cache, ids, observe)
         return super().read(cache, ids, observe)
 
-    def rows(self, tokens: int, other: int = 0) -> list[int]:
-        """Tokens each layer reads of a visual of so many tokens and `other` of text."""
-        layers = self.config.decoder.layers
-        if self.drop is None:
-            return [tokens + other] * layers
-        return self.drop.rows(layers, [tokens], other)
+    @property
+    def holding(self) -> Holding:
+        """What is read and held of visuals."""
+        return Holding(self.drop, self.config.decoder.layers)
 
     def kept(self, tokens: int) -> int:
-        """On average over the layers; those that wait for a question are not among them."""
-        return round(sum(self.held_rows(tokens)) / self.config.decoder.layers)
+        """On average over the layers; rows that wait for a question are not among them."""
+        return round(sum(self.holding.held([tokens])) / self.config.decoder.layers)
 
-    def held_rows(self, tokens: int) -> list[int]:
-        """Tokens whose keys and values a memory holds in each layer."""
-        rows = self.rows(tokens)
-        if self.drop is None or not self.drop.depends:
-            return rows
-        first = self.drop.layers[self.drop.shared]
-        return rows[:first] + [0] * (len(rows) - first)
-
-    def waiting(self, tokens: int) -> int:
-        """Rows that wait for a question, of a visual of so many tokens."""
-        depends = self.drop is not None and self.drop.depends
-        return self.drop.counts(tokens)[self.drop.shared] if self.drop and depends else 0
+    def reach(self, tokens: int) -> int:
+        """Positions are as far apart as before the first drop: its layers read every token."""
+        return tokens
 
     def memory_bytes(self, tokens: int, dtype: torch.dtype | None = None) -> int:
         """Keys and values of each layer, and rows that wait for a question."""
-        layers = self.config.decoder.layers
         each = (dtype or self.model.compute_dtype).itemsize * self.config.decoder.hidden
-        held = sum(self.held_rows(tokens)) * self.row_bytes(dtype) / layers
-        return round(held + self.waiting(tokens) * each)
+        held = sum(self.holding.held([tokens])) * self.row_bytes(dtype) / self.config.decoder.layers
+        return round(held + self.holding.waiting([tokens]) * each)
 
     def make_room(self, cache: GrowingCache, total: int, coming: int) -> None:
         """Room for what each layer will hold, a question's included, and for what waits."""
@@ -242,14 +236,14 @@ class VideoChatFlash(System):
             return
         sizes, dtype = self.config.decoder, self.model.compute_dtype
         each = kv_bytes_per_token(1, sizes.kv_heads, sizes.head_dim, dtype)
-        waiting = coming * sizes.hidden * dtype.itemsize
-        need = sum(self.rows(coming, total - coming)) * each + waiting
+        earlier, cache.visuals = sum(cache.visuals), [*cache.visuals, coming]
+        seen = earlier + coming
+        need = sum(self.holding.rows(cache.visuals, total - seen)) * each - cache.nbytes
+        # of earlier visuals, about as many rows wait already as the first layer has read
+        waiting = seen - min(earlier, cache.get_seq_length())
+        need += waiting * sizes.hidden * dtype.itemsize
         require_bytes(self.model.device, need, f"{total} tokens")
         cache.reserve(total)
-
-
-CLIPS_AT_ONCE = 16
-"""Clips a GPU sees at a time; at 448 pixels 16 take about 6 GB in the widest layer of a block."""
 
 
 def time_message(seconds: float, frames: int) -> str:
