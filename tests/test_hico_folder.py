@@ -462,7 +462,10 @@ LISTS = {"llm_compress_layer_list": [2, 5], "llm_image_token_ratio_list": [1.0, 
             "on, but drop kind 'median' is unknown",
         ),
         *(
-            ({"mm_llm_compress": True} | LISTS | {field: wrong}, "on, but .*must be lists of num")
+            (
+                {"mm_llm_compress": True} | LISTS | {field: wrong},
+                "on, but (.* must be lists of num|drop ratios must be num)",
+            )
             for field in LISTS
             for wrong in (24, None, [None, "x", 1])
         ),

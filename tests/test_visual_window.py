@@ -409,7 +409,7 @@ def test_a_file_whose_scale_means_nothing(target: Any, tmp_path: Path) -> None:
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["longtake"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    assert header["format"] == 3
+    assert header["format"] == 4
     header["memory"]["target"] = target
     save_file(tensors, path, {"longtake": json.dumps(header)})
     with pytest.raises(StoreError, match="does not hold what its header says"):
