@@ -147,7 +147,7 @@ def print_faults(tree: ast.Module) -> Iterator[str]:
             and isinstance(node.func, ast.Name)
             and node.func.id == "print"
         ):
-            yield f"{node.lineno}: print belongs into cli.py"
+            yield f"{node.lineno}: print belongs into cli.py or commands"
 
 
 def faults(path: Path) -> list[str]:
@@ -158,7 +158,7 @@ def faults(path: Path) -> list[str]:
         found += except_faults(tree)
     if (ROOT / "src") in path.parents:
         found += import_faults(tree)
-        if path.name != "cli.py":
+        if path.name != "cli.py" and path.parent.name != "commands":
             found += print_faults(tree)
     return [f"{path.relative_to(ROOT)}:{fault}" for fault in found]
 
@@ -202,7 +202,7 @@ BODY = "".join(f"    a = {n}\n" for n in range(MAX_FUNCTION_LINES - 1))
         ("try:\n    a = 1\nexcept:\n    a = 2", "say which errors"),
         ("try:\n    a = 1\nexcept (OSError, Exception):\n    a = 2", "say which errors"),
         ("try:\n    a = 1\nexcept OSError:\n    a = 2", None),
-        ("print(1)", "print belongs into cli.py"),
+        ("print(1)", "print belongs into cli.py or commands"),
     ],
 )
 def test_each_rule_catches_its_fault(

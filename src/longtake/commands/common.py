@@ -1,0 +1,89 @@
+"""What several commands do: open, load, watch with progress, print an answer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from longtake.flags import Answering, Condensing, Loading, Part
+from longtake.terminal import bars, busy, harmless, moment, note, say, size
+
+if TYPE_CHECKING:
+    from longtake.system import System
+    from longtake.types import Answer, Memory
+    from longtake.video.inputs import Opened
+
+
+@contextmanager
+def opened(path: str, answering: Answering) -> Iterator[Opened]:
+    """Open a video or a picture; what can be refused before a model is loaded is refused here."""
+    from longtake.types import Options
+    from longtake.video.inputs import opened_source
+
+    Options(**answering.given())
+    with opened_source(path) as source:
+        yield source
+
+
+def loaded(model: str, loading: Loading, condensing: Condensing) -> System:
+    """Load a model and set its options."""
+    with busy(f"loading {model}"):
+        from longtake.api import load
+
+        return load(model, **asdict(loading)).variant(**condensing.given())
+
+
+def watch(source: Opened, system: System, max_frames: int | None, part: Part) -> Memory:
+    """Watch, with progress and a line that sums up on a terminal."""
+    with bars() as progress:
+        memory = system.watch(source, max_frames=max_frames, **asdict(part), progress=progress)
+    for warning in memory.stats.warnings:
+        say(warning, kind="warning")
+    note(
+        f"watched {memory.stats.frames} frames in {memory.stats.watch_seconds:.1f} s: "
+        f"{memory.length} tokens, {size(memory.bytes)}"
+    )
+    return memory
+
+
+def reply(
+    system: System,
+    memory: Memory,
+    question: str,
+    answering: Answering,
+    *,
+    stream: bool | None,
+    history: Sequence[tuple[str, str]] = (),
+) -> Answer:
+    """Ask and print the answer, as it is written or when it is whole."""
+    live = sys.stdout.isatty() if stream is None else stream
+    options = system.options(**answering.given(), on_text=printer() if live else None)
+    answer = system.ask(memory, question, options, history)
+    print("" if live else shown(answer.text), flush=True)
+    if answer.finish == "length":
+        cut = f"the answer was cut at {len(answer.ids)} tokens; raise --max-new-tokens"
+        say(cut, kind="warning")
+    if answer.evidence:
+        note(f"[looked at {', '.join(moment(span) for span in answer.evidence[:3])}]")
+    return answer
+
+
+def printer() -> Callable[[str], None]:
+    """A function that prints pieces of text as they come, without the blanks before the first."""
+    begun = False
+
+    def show(piece: str) -> None:
+        nonlocal begun
+        text = piece if begun else piece.lstrip()
+        begun = begun or bool(text)
+        print(shown(text), end="", flush=True)
+
+    return show
+
+
+def shown(text: str) -> str:
+    """An answer as it may be printed: a file gets it as it is, a terminal what cannot harm it."""
+    return harmless(text) if sys.stdout.isatty() else text

@@ -1,0 +1,61 @@
+"""`longtake inspect`: what a video or a model is, and what watching would take."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from functools import partial
+
+from longtake.commands.common import loaded
+from longtake.errors import OptionError
+from longtake.flags import (
+    Condensing,
+    JsonFlag,
+    Loading,
+    MaxFrames,
+    OtherModel,
+    Target,
+    TimelineFile,
+    spread,
+)
+from longtake.terminal import model_text, survey_text, video_text, watch_text
+
+
+@spread
+def inspect_target(
+    *,
+    target: Target,
+    model: OtherModel = None,
+    loading: Loading,
+    max_frames: MaxFrames = None,
+    condensing: Condensing,
+    timeline: TimelineFile = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Tell what a video or a model is, and what it takes to watch with it."""
+    from longtake.inspect import inspect_model, inspect_video, inspect_watch, is_model
+
+    if is_model(target):
+        if timeline is not None:
+            raise OptionError("--timeline draws a video; give the video, and the model by --model")
+        if model is not None:
+            raise OptionError("--model goes with a video; a model is the target itself")
+        found = inspect_model(
+            target, **asdict(loading), options=condensing.given(), max_frames=max_frames
+        )
+        print(json.dumps(asdict(found), default=str) if as_json else model_text(found))
+    elif timeline is not None:
+        from longtake.timeline import save_timeline
+
+        opening = partial(loaded, model or "default", loading, condensing)
+        drawn = save_timeline(target, opening, max_frames, timeline)
+        print(json.dumps(asdict(drawn)) if as_json else survey_text(drawn))
+    elif model is not None:
+        options = {"options": condensing.given(), "max_frames": max_frames, **asdict(loading)}
+        would = inspect_watch(target, model, **options)
+        print(json.dumps(asdict(would)) if as_json else watch_text(would))
+    else:
+        for name in condensing.given():
+            raise OptionError(f"{name} is of a model; say which by --model")
+        video = inspect_video(target)
+        print(json.dumps(asdict(video)) if as_json else video_text(video))
