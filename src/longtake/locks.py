@@ -1,4 +1,4 @@
-"""Locks between processes: on an open file, gone when it is closed or its process ends.
+"""Files and other processes: locks on open files, gone when they are closed or a process ends.
 
 `flock` and not `lockf`: the latter's locks vanish when any descriptor of the file is closed.
 Windows has neither, but there a file that is open cannot be removed, which is what most of these
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -55,3 +55,51 @@ def still_there(descriptor: int, path: Path) -> bool:
     except FileNotFoundError:
         return False
     return (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino)
+
+
+def being_removed(path: Path) -> bool:
+    """Whether a process has a file alone just now, or has removed it. Raises OSError."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | BINARY)
+    except FileNotFoundError:
+        return True
+    try:
+        if sys.platform != "win32":
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def remove_unused(path: Path, first: Callable[[], None]) -> bool:
+    """Remove a file unless somebody uses it; true if it is gone. Raises OSError.
+
+    `first`: called just before, while the file is ours alone. To be called while nobody may put
+    another file in its place.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | BINARY)
+    except FileNotFoundError:
+        first()
+        return True
+    try:
+        if not claim(descriptor):
+            return False
+        first()
+        path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until a folder's names are on the disk; nothing where folders cannot be opened."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -24,6 +24,7 @@ from longtake.bilevel import AsideCache, TwoLevelCache
 from longtake.errors import PromptError, StoreError
 from longtake.folder import pick_device
 from longtake.layers_file import layers_of, part_of, tensors_of
+from longtake.locks import sync_folder
 from longtake.parts.cache import GrowingCache
 from longtake.parts.layered import StagedCache
 from longtake.sealed import Part, Sealed, write_sealed
@@ -105,17 +106,6 @@ def contents(memory: Memory, cache: GrowingCache) -> tuple[dict[str, Any], dict[
     if isinstance(cache, StagedCache):
         header["staged"], tensors = staged_header(cache), tensors | staged_tensors(cache)
     return header, {name: part_of(tensor) for name, tensor in tensors.items()}
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until a folder's names are on the disk; nothing where folders cannot be opened."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def load_memory(path: str | Path, device: str | torch.device = "auto") -> Memory:
