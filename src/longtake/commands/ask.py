@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from longtake.commands.common import loaded, opened, reply, watch
+from longtake.commands.common import reply
+from longtake.commands.recall import Recalled, Wanted, recalled
 from longtake.errors import OptionError, PromptError
 from longtake.flags import (
     Answering,
@@ -20,9 +23,14 @@ from longtake.flags import (
     Part,
     Question,
     StreamFlag,
-    VideoFile,
+    Watched,
     spread,
 )
+from longtake.flags_library import Keeping
+
+if TYPE_CHECKING:
+    from longtake.types import Answer
+    from longtake.video.inputs import Opened
 
 LEAVE = ("exit", "quit")
 """What ends a chat, besides the end of input."""
@@ -31,7 +39,7 @@ LEAVE = ("exit", "quit")
 @spread
 def ask(
     *,
-    video: VideoFile,
+    video: Watched,
     question: Question,
     model: ModelName = "default",
     loading: Loading,
@@ -39,6 +47,7 @@ def ask(
     part: Part,
     condensing: Condensing,
     answering: Answering,
+    keeping: Keeping,
     stream: StreamFlag = None,
     as_json: JsonFlag = False,
     evidence: EvidenceFile = None,
@@ -46,42 +55,86 @@ def ask(
     """Answer one QUESTION about VIDEO."""
     if not question.strip():
         raise PromptError("the question is empty; ask something")
-    from longtake.evidence import saver
-
     if stream and as_json:
         raise OptionError("--stream prints text as it comes and --json one object; choose one")
-    with opened(video, answering) as source:
-        save_sheet = saver(source, evidence) if evidence is not None else None
-        memory = watch(source, system := loaded(model, loading, condensing), max_frames, part)
+    wanted = Wanted(
+        video=video,
+        model=model,
+        loading=loading,
+        condensing=condensing,
+        max_frames=max_frames,
+        part=part,
+        answering=answering,
+        library=keeping.opened(),
+        save="try" if keeping.save else "no",
+    )
+    sheet = None if evidence is None else Sheet(evidence)
+    with recalled(wanted, None if sheet is None else sheet.look) as found:
         if as_json:
-            answer = system.ask(memory, question, system.options(**answering.given()))
-            about = {"video": video, "question": question, "model": model}
-            print(json.dumps(about | {"system": system.name} | asdict(answer)))
+            answer = reply_as_json(found, video, question, answering)
         else:
-            answer = reply(system, memory, question, answering, stream=stream)
-        if save_sheet is not None:
-            save_sheet(answer)
+            answer = reply(found.system, found.memory, question, answering, stream=stream)
+        if sheet is not None:
+            sheet.save(answer)
+
+
+class Sheet:
+    """Saves the moments of an answer; refuses what cannot be saved as soon as that is known."""
+
+    def __init__(self, path: Path) -> None:
+        from longtake.evidence import check_target
+
+        check_target(path)
+        self.path = path
+
+    def look(self, source: Opened) -> None:
+        """Take note of the video."""
+        from longtake.evidence import saver
+
+        self.save: Callable[[Answer], None] = saver(source, self.path)
+
+
+def reply_as_json(found: Recalled, video: str, question: str, answering: Answering) -> Answer:
+    """Ask and print one object."""
+    system = found.system
+    answer = system.ask(found.memory, question, system.options(**answering.given()))
+    about = {"video": video, "question": question, "model": found.model, "system": system.name}
+    stored = {"stored": None if found.stored is None else found.stored.name}
+    print(json.dumps(about | stored | asdict(answer)))
+    return answer
 
 
 @spread
 def chat(
     *,
-    video: VideoFile,
+    video: Watched,
     model: ModelName = "default",
     loading: Loading,
     max_frames: MaxFrames = None,
     part: Part,
     condensing: Condensing,
     answering: Answering,
+    keeping: Keeping,
     stream: StreamFlag = None,
 ) -> None:
     """Answer questions about VIDEO until "exit" or the end of input.
 
     Questions are read from stdin, one per line; each sees the ones before it and their answers.
     """
+    wanted = Wanted(
+        video=video,
+        model=model,
+        loading=loading,
+        condensing=condensing,
+        max_frames=max_frames,
+        part=part,
+        answering=answering,
+        library=keeping.opened(),
+        save="try" if keeping.save else "no",
+    )
     history: list[tuple[str, str]] = []
-    with opened(video, answering) as source:
-        memory = watch(source, system := loaded(model, loading, condensing), max_frames, part)
+    with recalled(wanted) as found:
+        system, memory = found.system, found.memory
         for question in questions():
             answer = reply(system, memory, question, answering, stream=stream, history=history)
             history.append((question, answer.text))
