@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -71,7 +72,10 @@ def main() -> None:
     """Fork a worker for each line of stdin."""
     folder, videos = Path(sys.argv[1]), Path(sys.argv[2])
     torch.set_num_threads(1)
-    memory()
+    with tempfile.TemporaryDirectory() as scratch:  # what is imported late is imported now
+        library = Library(Path(scratch) / "library")
+        with library.open(save(library, video(Path(scratch), 0)), "cpu"):
+            pass
     tell("ready")
     for line in sys.stdin:
         first, seed = map(int, line.split())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -145,7 +144,7 @@ def test_nothing_is_kept_if_so_wished(clip: Path, library: Library, watched: lis
 
 
 def test_a_library_that_cannot_keep_is_a_warning_to_ask_and_an_error_to_watch(
-    clip: Path, tmp_path: Path
+    clip: Path, library: Library, tmp_path: Path
 ) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("no folder")
@@ -245,10 +244,7 @@ def test_two_processes_may_watch_the_same_video(clip: Path, library: Library) ->
 def test_listing_does_not_import_torch(library: Library) -> None:
     code = "import sys; sys.argv = ['longtake', 'ls']\ntry:\n    from longtake.cli import main\n"
     code += "    main()\nexcept SystemExit:\n    print(sorted({'torch', 'av'} & set(sys.modules)))"
-    environment = ENVIRONMENT | {
-        "LONGTAKE_LIBRARY": str(library.folder),
-        "PATH": os.environ["PATH"],
-    }
+    environment = ENVIRONMENT | {"LONGTAKE_LIBRARY": str(library.folder)}
     command = [COMMAND[0], "-c", code]
     done = subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
     assert done.stdout == "[]\n", done.stderr

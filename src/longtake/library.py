@@ -166,6 +166,11 @@ class Library:
             raise StoreError(f"{stored.name} was removed as soon as it was saved; watch again")
         return kept
 
+    def prepare(self) -> None:
+        """Make the folder, before hours of watching. Raises StoreError if nothing can be saved."""
+        with self._shelf.told():
+            self._shelf.prepare()
+
     def check_name(self, name: str) -> None:
         """Raise OptionError if no memory can be called so, or another one is."""
         if not name.strip() or not name.isprintable() or len(name) > LONGEST_NAME:

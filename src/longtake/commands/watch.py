@@ -39,6 +39,7 @@ def watch_video(
     kept = library_at(library, library_budget)
     if name is not None:
         kept.check_name(name)
+    kept.prepare()
     wanted = Wanted(
         video=video,
         model=model,
