@@ -1,4 +1,7 @@
-"""How `make test` shares the cores: one worker process each, one torch thread per worker."""
+"""What holds for every test, and how `make test` shares the cores.
+
+One worker process each, one torch thread per worker.
+"""
 
 import os
 
@@ -31,3 +34,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Leave the other cores to the other workers; torch reads this when it is imported."""
     if hasattr(config, "workerinput"):
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands find and keep nothing in the user's own library."""
+    monkeypatch.setenv("LONGTAKE_LIBRARY", "off")

@@ -31,7 +31,12 @@ MODEL = ROOT / "tests/parity/golden/longva/checkpoint-a"
 TOWER = ("--vision-tower", str(MODEL / "vision_tower"))
 TINY = ("--model", str(MODEL), *TOWER, "--device", "cpu", "--dtype", "float32")
 SHORT = (*TINY, "--max-frames", "4", "--max-new-tokens", "6")
-ENVIRONMENT = {"PYTHONPATH": str(ROOT / "src"), "PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {
+    "PYTHONPATH": str(ROOT / "src"),
+    "PATH": os.environ["PATH"],
+    "OMP_NUM_THREADS": "1",
+    "LONGTAKE_LIBRARY": "off",
+}
 COMMAND = (sys.executable, "-m", "longtake")
 
 

@@ -17,6 +17,13 @@ import typer
 VideoFile = Annotated[
     str, typer.Argument(metavar="VIDEO", help="A video or picture: a file or an http(s) address.")
 ]
+Watched = Annotated[
+    str,
+    typer.Argument(
+        metavar="VIDEO",
+        help="A video or picture: a file or an http(s) address; or the name of a memory.",
+    ),
+]
 Questions = Annotated[
     list[str], typer.Argument(metavar="QUESTION...", help="What to ask; several are one batch.")
 ]
