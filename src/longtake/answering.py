@@ -95,6 +95,7 @@ def answer(
         text=cut_at_stop(speaker.text(out.ids), options.stop)[0].strip(),
         ids=tuple(out.ids),
         evidence=observer.spans(memory.durations),
+        timeline=observer.timeline(memory.durations),
         finish=out.finish,
         stats=stats,
     )

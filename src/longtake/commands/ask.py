@@ -19,10 +19,12 @@ from longtake.flags import (
     ModelName,
     Part,
     Question,
+    SparklineFlag,
     StreamFlag,
     VideoFile,
     spread,
 )
+from longtake.terminal import draw_sparklines
 
 LEAVE = ("exit", "quit")
 """What ends a chat, besides the end of input."""
@@ -40,6 +42,7 @@ def ask(
     condensing: Condensing,
     answering: Answering,
     stream: StreamFlag = None,
+    sparkline: SparklineFlag = None,
     as_json: JsonFlag = False,
     evidence: EvidenceFile = None,
 ) -> None:
@@ -51,16 +54,17 @@ def ask(
     if stream and as_json:
         raise OptionError("--stream prints text as it comes and --json one object; choose one")
     with opened(video, answering) as source:
-        save_sheet = saver(source, evidence) if evidence is not None else None
+        save = saver(source, video, question, evidence) if evidence is not None else None
         memory = watch(source, system := loaded(model, loading, condensing), max_frames, part)
         if as_json:
             answer = system.ask(memory, question, system.options(**answering.given()))
             about = {"video": video, "question": question, "model": model}
             print(json.dumps(about | {"system": system.name} | asdict(answer)))
+            draw_sparklines(answer.timeline if sparkline else ())
         else:
-            answer = reply(system, memory, question, answering, stream=stream)
-        if save_sheet is not None:
-            save_sheet(answer)
+            answer = reply(system, memory, question, answering, stream=stream, sparkline=sparkline)
+        if save is not None:
+            save(answer)
 
 
 @spread
@@ -74,6 +78,7 @@ def chat(
     condensing: Condensing,
     answering: Answering,
     stream: StreamFlag = None,
+    sparkline: SparklineFlag = None,
 ) -> None:
     """Answer questions about VIDEO until "exit" or the end of input.
 
@@ -83,7 +88,15 @@ def chat(
     with opened(video, answering) as source:
         memory = watch(source, system := loaded(model, loading, condensing), max_frames, part)
         for question in questions():
-            answer = reply(system, memory, question, answering, stream=stream, history=history)
+            answer = reply(
+                system,
+                memory,
+                question,
+                answering,
+                stream=stream,
+                sparkline=sparkline,
+                history=history,
+            )
             history.append((question, answer.text))
 
 

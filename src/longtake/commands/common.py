@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from longtake.flags import Answering, Condensing, Loading, Part
-from longtake.terminal import bars, busy, harmless, moment, note, say, size
+from longtake.terminal import bars, busy, draw_sparklines, harmless, moment, note, say, size
 
 if TYPE_CHECKING:
     from longtake.system import System
@@ -56,6 +56,7 @@ def reply(
     answering: Answering,
     *,
     stream: bool | None,
+    sparkline: bool | None,
     history: Sequence[tuple[str, str]] = (),
 ) -> Answer:
     """Ask and print the answer, as it is written or when it is whole."""
@@ -68,6 +69,8 @@ def reply(
         say(cut, kind="warning")
     if answer.evidence:
         note(f"[looked at {', '.join(moment(span) for span in answer.evidence[:3])}]")
+    if sparkline if sparkline is not None else live and sys.stderr.isatty():
+        draw_sparklines(answer.timeline)
     return answer
 
 

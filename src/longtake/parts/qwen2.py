@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from longtake.errors import CheckpointError
-from longtake.parts.attention import attend, attend_masked, last_row_weights
+from longtake.parts.attention import attend, attend_masked, last_row_weights, weighted_values
 from longtake.parts.fields import real, text, whole
 from longtake.parts.layers import Linear, RMSNorm
 from longtake.parts.rope import Rope, RopeTable, frequencies, rope_table, rotate
@@ -90,12 +90,15 @@ class Attention(nn.Module):
         q, k = rotate(q, table), rotate(k, table)
         if step.cache is not None:
             k, v = step.cache.update(k, v, self.layer)
-        if step.observe is not None:
-            step.observe(self.layer, last_row_weights(q, k))
-        if step.mask_BSN is None:
-            out = attend(q, k, v)
-        else:
+        row = None if step.observe is None else last_row_weights(q, k)
+        if step.observe is not None and row is not None:
+            step.observe(self.layer, row)
+        if step.mask_BSN is not None:
             out = attend_masked(q, k, v, step.mask_BSN)
+        elif row is not None and q.shape[2] == 1 and q.dtype == torch.float32:
+            out = weighted_values(row, v)  # the keys are not read a second time
+        else:
+            out = attend(q, k, v)
         return self.o_proj(out.transpose(1, 2).flatten(2))
 
 
