@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -84,12 +85,13 @@ def draw_axis(pen: ImageDraw.ImageDraw, scale: Scale, top: int) -> None:
 
 
 def fitted(text: str, size: int, room: float) -> str:
-    """Words for one line of a picture: what the face lacks as "?", the middle cut out if too long.
+    """Words for one line of a picture, the middle cut out if they are too long.
 
-    The end stays, since that is where the names of files differ.
+    The end stays, since that is where the names of files differ. Of accented letters that the face
+    lacks the plain ones are drawn, of others "?".
     """
     face = font(size)
-    line = "".join(letter if has_glyph(letter) else "?" for letter in " ".join(text.split()))
+    line = "".join(map(drawable, " ".join(text.split())))
     if face.getlength(line) <= room:
         return line
     low, high = 0, len(line)
@@ -105,6 +107,12 @@ def cut(line: str, letters: int) -> str:
     """So many letters of a line, from both ends."""
     back = letters // 3
     return f"{line[: letters - back].rstrip()} ... {line[len(line) - back :].lstrip()}"
+
+
+def drawable(letter: str) -> str:
+    """A letter, the plain one below its accent, or "?", whichever the bundled face has first."""
+    plain = unicodedata.normalize("NFKD", letter)[:1]
+    return next((one for one in (letter, plain) if has_glyph(one)), "?")
 
 
 @cache

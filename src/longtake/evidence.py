@@ -135,11 +135,11 @@ def draw_bars(pen: ImageDraw.ImageDraw, band: Band, top: int, highest: float) ->
         pen.rectangle((scale.x(span.start), top, widened(scale, span)[1], base), fill=SHADE)
     ends = (*line.seconds[1:], line.end)
     for start, end, weight in zip(line.seconds, ends, line.weights, strict=True):
-        tall = weight / max(highest, 1e-9) * (CURVE - 4)
-        inside = any(span.start <= start < max(span.end, span.start + 1e-3) for span in band.spans)
+        tall = max(1.0, weight / max(highest, 1e-9) * (CURVE - 4))
+        inside = any(share_time(start, end, span) for span in band.spans)
         left, right = scale.x(start), scale.x(end)
         right = max(left + 1, right - 1 if right - left > 3 else right)
-        if tall >= 0.5:
+        if weight > 0.0:
             pen.rectangle((left, base - tall, right, base), fill=DIP if inside else LINE)
     pen.line([(MARGIN, base), (WIDTH - MARGIN, base)], fill=DIM)
     for words, y in ((percent(highest), top + 4), ("0", base)):
@@ -188,12 +188,18 @@ def placed(middles: Sequence[float]) -> list[int]:
     return [round(left) for left in lefts]
 
 
+def share_time(start: float, end: float, span: Span) -> bool:
+    """Whether a stretch and a span overlap by more than their rounding to the millisecond."""
+    common = min(end, span.end) - max(start, span.start)
+    return common > min(2e-3, (end - start) / 2, (span.end - span.start) / 2)
+
+
 def peak(line: Timeline, span: Span) -> float:
     """Where the heaviest stretch within a span begins; a stretch may begin before its span does."""
     ends = (*line.seconds[1:], line.end)
     inside = [
         (weight, -start)
         for start, end, weight in zip(line.seconds, ends, line.weights, strict=True)
-        if start < max(span.end, span.start + 1e-3) and end > span.start
+        if share_time(start, end, span)
     ]
     return max(span.start, -max(inside)[1]) if inside else span.start

@@ -57,13 +57,14 @@ def spans_of(
     `durations` (s) end each video's last frame. A run goes on over a single frame that does not
     stand out. Still images (duration 0) give no span.
     """
-    highest = max(shares, default=0.0)
+    timed = [bool(durations[entry.visual]) for entry in entries]
+    highest = max((share for share, moves in zip(shares, timed, strict=True) if moves), default=0.0)
     if highest <= 0.0:
         return ()
     bar = min(max(highest / STANDS_OUT, ABOVE_EVEN / len(shares)), highest)
     runs: list[list[int]] = []
     for place, (entry, share) in enumerate(zip(entries, shares, strict=True)):
-        if share < bar or not durations[entry.visual]:
+        if share < bar or not timed[place]:
             continue
         near = runs and place - runs[-1][1] <= 2
         if near and entries[runs[-1][1]].visual == entry.visual:
