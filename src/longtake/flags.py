@@ -59,7 +59,16 @@ StreamFlag = Annotated[
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 EvidenceFile = Annotated[
     Path | None,
-    typer.Option(metavar="PNG", help="Save a sheet of the moments the answer rests on."),
+    typer.Option(
+        metavar="PNG", help="Draw where in the video the answer looked, with its top moments."
+    ),
+]
+SparklineFlag = Annotated[
+    bool | None,
+    typer.Option(
+        "--sparkline/--no-sparkline",
+        help="Show on stderr, as one line, where the answer looked.  [default: on a terminal]",
+    ),
 ]
 TimelineFile = Annotated[
     Path | None,

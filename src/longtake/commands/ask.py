@@ -22,12 +22,13 @@ from longtake.flags import (
     ModelName,
     Part,
     Questions,
+    SparklineFlag,
     StreamFlag,
     Watched,
     spread,
 )
 from longtake.flags_library import Keeping
-from longtake.terminal import note
+from longtake.terminal import draw_sparklines, note
 
 if TYPE_CHECKING:
     from longtake.types import Answer
@@ -50,6 +51,7 @@ def ask(
     answering: Answering,
     keeping: Keeping,
     stream: StreamFlag = None,
+    sparkline: SparklineFlag = None,
     as_json: JsonFlag = False,
     evidence: EvidenceFile = None,
 ) -> None:
@@ -71,46 +73,63 @@ def ask(
         library=keeping.opened(),
         save="try" if keeping.save else "no",
     )
-    sheet = None if evidence is None else Sheet(evidence)
-    with recalled(wanted, None if sheet is None else sheet.look) as found:
-        if len(questions) == 1 and not as_json:
-            answer = reply(found.system, found.memory, questions[0], answering, stream=stream)
+    picture = None if evidence is None else Picture(evidence, video, questions[0])
+    with recalled(wanted, None if picture is None else picture.look) as found:
+        if as_json:
+            answer = reply_in_json(found, wanted, questions, sparkline=bool(sparkline))
+        elif len(questions) > 1:
+            answer = reply_to_each(found, wanted, questions, sparkline=sparkline)
         else:
-            answer = reply_to_each(found, video, questions, answering, as_json=as_json)
-        if sheet is not None:
-            sheet.save(answer)
+            answer = reply(
+                found.system,
+                found.memory,
+                questions[0],
+                answering,
+                stream=stream,
+                sparkline=sparkline,
+            )
+        if picture is not None:
+            picture.save(answer)
 
 
-class Sheet:
-    """Saves the moments of an answer; refuses what cannot be saved as soon as that is known."""
+class Picture:
+    """Saves what an answer rests on; refuses what cannot be saved as soon as that is known."""
 
-    def __init__(self, path: Path) -> None:
-        from longtake.evidence import check_target
+    def __init__(self, path: Path, video: str, question: str) -> None:
+        from longtake.drawing import check_target
 
         check_target(path)
-        self.path = path
+        self.path, self.video, self.question = path, video, question
 
     def look(self, source: Opened) -> None:
         """Take note of the video."""
         from longtake.evidence import saver
 
-        self.save: Callable[[Answer], None] = saver(source, self.path)
+        self.save: Callable[[Answer], None] = saver(source, self.video, self.question, self.path)
+
+
+def reply_in_json(
+    found: Recalled, wanted: Wanted, questions: Sequence[str], *, sparkline: bool
+) -> Answer:
+    """Ask all together; print an object for each answer as it ends. The last one."""
+    stored = None if found.stored is None else found.stored.name
+    about = {"model": found.model, "system": found.system.name, "stored": stored}
+    for row in together(found.system, found.memory, questions, wanted.answering):
+        answer = row.result()
+        asked = {"video": wanted.video, "question": row.question}
+        print(json.dumps(asked | about | asdict(answer)), flush=True)
+        draw_sparklines(answer.timeline if sparkline else ())
+    return answer
 
 
 def reply_to_each(
-    found: Recalled, video: str, questions: Sequence[str], answering: Answering, *, as_json: bool
+    found: Recalled, wanted: Wanted, questions: Sequence[str], *, sparkline: bool | None
 ) -> Answer:
-    """Ask all together; print each answer as it ends, an object or text. The last one."""
-    stored = None if found.stored is None else found.stored.name
-    about = {"model": found.model, "system": found.system.name, "stored": stored}
-    for row in together(found.system, found.memory, questions, answering):
+    """Ask all together; print each answer as it ends. The last one."""
+    for row in together(found.system, found.memory, questions, wanted.answering):
         answer = row.result()
-        if as_json:
-            asked = {"video": video, "question": row.question}
-            print(json.dumps(asked | about | asdict(answer)), flush=True)
-        else:
-            note(f"> {row.question}")
-            tell(answer)
+        note(f"> {row.question}")
+        tell(answer, sparkline=sparkline)
     return answer
 
 
@@ -126,6 +145,7 @@ def chat(
     answering: Answering,
     keeping: Keeping,
     stream: StreamFlag = None,
+    sparkline: SparklineFlag = None,
 ) -> None:
     """Answer questions about VIDEO until "exit" or the end of input.
 
@@ -146,7 +166,15 @@ def chat(
     with recalled(wanted) as found:
         system, memory = found.system, found.memory
         for question in questions():
-            answer = reply(system, memory, question, answering, stream=stream, history=history)
+            answer = reply(
+                system,
+                memory,
+                question,
+                answering,
+                stream=stream,
+                sparkline=sparkline,
+                history=history,
+            )
             history.append((question, answer.text))
 
 
