@@ -16,29 +16,27 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
-import torch
 from torch import Tensor
 
-from longtake.answering import answer, beyond_training, continuable, published_options
-from longtake.costs import Stage, kv_numbers, whole_stages
+from longtake.answering import answer, continuable, published_options
 from longtake.engine import memory_errors, prefill, read_pieces, require_room
 from longtake.errors import OptionError, PromptError
 from longtake.extend import VisualWindow, extended, positioned, visual_window
 from longtake.folder import Folder, digest
-from longtake.parts.cache import GrowingCache, kv_bytes_per_token
+from longtake.parts.cache import GrowingCache
 from longtake.parts.chat import Template, Turn, check_words
-from longtake.parts.quantise import BITS, quantised, quantised_bytes_per_token
+from longtake.parts.quantise import BITS, quantised
 from longtake.parts.splice import Piece, embed_pieces, first_tokens, piece_tokens, visual_count
 from longtake.reader import Following, Known, Progress, Reader, frames_wanted, quiet
-from longtake.seeing import Seeing
 from longtake.types import Answer, Memory, Options, Reading, Stats, VisualTokens
 from longtake.video.inputs import Opened, Source, last_end, opened_video
+from longtake.weighing import Weighing
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class System(Seeing):
+class System(Weighing):
     """A loaded model and its wiring. Variants are made with `dataclasses.replace`."""
 
     penalises_prompt: ClassVar[bool] = False
@@ -53,10 +51,6 @@ class System(Seeing):
     """Frames to sample when the caller does not say."""
     end_ids: frozenset[int]
     """Token ids that end an answer."""
-    window: int | None = None
-    """Tokens the checkpoint says it was trained to read."""
-    kv: Literal["full", "int8", "int4"] = "full"
-    """How a finished memory's keys and values are held (docs/video-xl.md)."""
     extend: VisualWindow | None = None
     """Stretch the model's positions for each request, by its visual tokens."""
 
@@ -156,43 +150,11 @@ class System(Seeing):
         """An empty cache for one memory."""
         return self.model.new_cache()
 
-    def kept(self, tokens: int) -> int:
-        """How many keys and values a memory holds of so many visual tokens, at most."""
-        return tokens
-
-    def memory_bytes(self, tokens: int, dtype: torch.dtype | None = None) -> int:
-        """Bytes a memory holds of so many visual tokens; `dtype`: instead of the model's."""
-        return round(self.kept(tokens) * self.row_bytes(dtype))
-
     def remember(
         self, pieces: Iterator[Piece], cache: GrowingCache, following: Following
     ) -> Reading:
         """Read pieces of a prompt in order; the cache keeps what later questions need."""
         return read_pieces(self.model, pieces, cache, following.prefilled)
-
-    def reach(self, tokens: int) -> int:
-        """How many tokens an answer is written behind, at most."""
-        return self.kept(tokens)
-
-    def row_bytes(self, dtype: torch.dtype | None = None) -> float:
-        """Bytes of keys and values that a kept token takes; `dtype`: instead of the model's."""
-        sizes = self.model.config
-        shape = (sizes.num_hidden_layers, sizes.num_key_value_heads, sizes.head_dim)
-        if self.kv == "full":
-            return kv_bytes_per_token(*shape, dtype or self.model.compute_dtype)
-        return quantised_bytes_per_token(*shape, self.kv)
-
-    def stages(self, frames: int, dtype: torch.dtype | None = None) -> tuple[Stage, ...]:
-        """What each stage of watching so many frames takes; `dtype`: instead of the model's."""
-        return whole_stages(self.video_sizes, frames, self.number_bytes(dtype))
-
-    def number_bytes(self, dtype: torch.dtype | None = None) -> float:
-        """Bytes of a number of a memory's keys and values."""
-        return self.row_bytes(dtype) / kv_numbers(self.video_sizes.decoder)
-
-    def beyond_training(self, tokens: int) -> tuple[str, ...]:
-        """A warning if there are more tokens than the checkpoint was trained to read."""
-        return beyond_training(self.window, tokens)
 
     # -- ask --------------------------------------------------------------------------------------
 
