@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         StoreError,
         VideoError,
     )
+    from longtake.planning import plan
     from longtake.store import load_memory, save_memory
     from longtake.types import Answer, Frames, Memory, Options, VisualTokens
     from longtake.video.decode import open_video
@@ -30,6 +31,7 @@ _HOMES = {
     "watch": "longtake.api",
     "load_memory": "longtake.store",
     "save_memory": "longtake.store",
+    "plan": "longtake.planning",
     "open_video": "longtake.video.decode",
     "Answer": "longtake.types",
     "Frames": "longtake.types",
@@ -63,6 +65,7 @@ __all__ = [
     "load",
     "load_memory",
     "open_video",
+    "plan",
     "save_memory",
     "watch",
 ]

@@ -77,7 +77,7 @@ def skeleton(
 def watch(
     *sources: Source,
     model: str | System = "default",
-    max_frames: int | None = None,
+    max_frames: int | Literal["auto"] | None = None,
     start: float | None = None,
     end: float | None = None,
 ) -> Memory:
@@ -94,7 +94,7 @@ def ask(
     question: str,
     *,
     model: str | System = "default",
-    max_frames: int | None = None,
+    max_frames: int | Literal["auto"] | None = None,
     start: float | None = None,
     end: float | None = None,
     **options: Any,

@@ -6,6 +6,7 @@ Every copy is made from the same windows; text is kept whole in each.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -22,6 +23,7 @@ from longtake.parts.cache import GrowingCache
 class Condensed(Llava):
     """A system whose memories hold summaries."""
 
+    choices: ClassVar = ({"ratio": 8}, {"ratio": 16})
     condense: Condense
     """How visuals are condensed; variants are made with `dataclasses.replace`."""
     fine: Fine | None = None
@@ -39,6 +41,10 @@ class Condensed(Llava):
     def rows(self, tokens: int, text: int = 0) -> list[int]:
         """Of all copies, the text in each."""
         return super().rows(tokens, text if self.fine is None else 2 * text)
+
+    def answered_rows(self, tokens: int, text: int) -> list[int]:
+        """Of two copies, the most that their mixture can be."""
+        return [self.reach(tokens) + text] * self.config.decoder.layers
 
     def reach(self, tokens: int) -> int:
         """Of two copies, the most that an answer is written behind."""

@@ -6,6 +6,7 @@ Letters: c tokens of a stage.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -31,6 +32,7 @@ CROPS_AT_ONCE = 16
 class Dropped(System):
     """A system that may drop visual tokens between layers."""
 
+    choices: ClassVar = ({"drop": "card"}, {"drop": "repository"})
     config: HicoConfig
     drop: Schedule | None = None
     """Video-level compression; None is off, as released."""
@@ -88,6 +90,15 @@ class Dropped(System):
     def rows(self, tokens: int, text: int = 0) -> list[int]:
         """What each layer holds before a question."""
         return [held + text for held in self.holding.held([tokens])]
+
+    def answered_rows(self, tokens: int, text: int) -> list[int]:
+        """With those that the question has chosen."""
+        return self.holding.rows([tokens], text)
+
+    @property
+    def watched_stages(self) -> int | None:
+        """Those before the first drop that depends on the question."""
+        return self.drop.shared + 1 if self.drop is not None and self.drop.depends else None
 
     def reach(self, tokens: int) -> int:
         """Positions are as far apart as before the first drop: its layers read every token."""

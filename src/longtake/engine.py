@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from itertools import repeat
 from typing import Literal
 
-import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,6 +26,7 @@ from longtake.parts.qwen2 import Step
 from longtake.parts.sampling import choose
 from longtake.parts.splice import Piece, embed_pieces, entries_of, piece_tokens, rechunk
 from longtake.parts.text import TextStream
+from longtake.room import free_bytes
 from longtake.types import Entry, Options, Reading, Span, VisualTokens
 
 PREFILL_BLOCK = {"cpu": 1024}
@@ -203,10 +203,7 @@ def require_room(model: LongtakeModel, tokens: int, held: int = 0) -> None:
 
 def require_bytes(device: torch.device, need: int, what: str) -> None:
     """Raise CapacityError if so many bytes of keys and values of `what` are not free."""
-    free = psutil.virtual_memory().available
-    if device.type == "cuda":
-        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        free = torch.cuda.mem_get_info(device)[0] + idle
+    free = free_bytes(device)
     if need > free:
         raise CapacityError(
             f"{what} need {need / 2**30:.1f} GiB of keys and values, "

@@ -15,6 +15,7 @@ import torch
 
 from longtake.answering import beyond_training
 from longtake.costs import Stage, kv_numbers, whole_stages
+from longtake.engine import require_room
 from longtake.needs import (
     Eye,
     Needs,
@@ -26,7 +27,7 @@ from longtake.needs import (
     tower_bytes,
     upcast_bytes,
 )
-from longtake.parts.cache import kv_bytes_per_token
+from longtake.parts.cache import GrowingCache, kv_bytes_per_token
 from longtake.parts.quantise import quantised_bytes, quantised_bytes_per_token, unpacked_bytes
 from longtake.parts.vit import ViTConfig
 from longtake.seeing import Seeing
@@ -50,6 +51,10 @@ class Weighing(Seeing):
     def rows(self, tokens: int, text: int = 0) -> list[int]:
         """Tokens that each layer of a memory holds: of so many visual ones, and of text."""
         return [self.kept(tokens) + text] * self.model.config.num_hidden_layers
+
+    def answered_rows(self, tokens: int, text: int) -> list[int]:
+        """Tokens behind which each layer writes an answer."""
+        return self.rows(tokens, text)
 
     def reach(self, tokens: int) -> int:
         """How many tokens an answer is written behind, at most."""
@@ -109,6 +114,15 @@ class Weighing(Seeing):
         # a layer at a time is unpacked
         return asked + unpacked_bytes(max(rows), decoder.kv_heads, decoder.head_dim, place.dtype)
 
+    def make_room(self, cache: GrowingCache, total: int, coming: int) -> None:
+        """Reserve what `coming` visual tokens take, the last of `total`, or raise CapacityError."""
+        require_room(self.model, total, held=cache.get_seq_length())
+        cache.reserve(total)
+
+    def new_cache(self) -> GrowingCache:
+        """An empty cache for one memory."""
+        return self.model.new_cache()
+
     def read_rows(self, place: Place) -> int:
         """Rows that the decoder takes at a time while watching."""
         return place.block
@@ -139,6 +153,11 @@ class Weighing(Seeing):
         )
 
     # -- operations -------------------------------------------------------------------------------
+
+    @property
+    def watched_stages(self) -> int | None:
+        """How many of the decoder's `stages` are run while watching; None is all of them."""
+        return None
 
     def stages(self, frames: int, dtype: torch.dtype | None = None) -> tuple[Stage, ...]:
         """What each stage of watching so many frames takes; `dtype`: instead of the model's."""

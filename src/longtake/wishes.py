@@ -200,11 +200,11 @@ def ratios_of(said: object) -> tuple[int, ...]:
     return tuple(said) if isinstance(said, Sequence) else (said,)  # type: ignore[return-value]
 
 
-def bytes_of(said: int | str) -> int:
+def bytes_of(said: int | str, name: str = "budget") -> int:
     """A number of bytes: 1000, "1000", "300 MiB", "1.5GB". Raises OptionError."""
     match = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([a-zA-Z]*)\s*", str(said))
     unit = UNITS.get(match[2].upper()) if match else None
     if match is None or unit is None:
         shown = str(said) if len(str(said)) < 40 else f"{str(said)[:40]}..."
-        raise OptionError(f"budget must be bytes such as 300MiB or 2GB, got {shown!r}")
+        raise OptionError(f"{name} must be bytes such as 300MiB or 2GB, got {shown!r}")
     return int(float(match[1]) * unit)
