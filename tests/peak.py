@@ -65,12 +65,11 @@ def settle() -> int:
 
 def take(case: Case) -> Taken:
     """Run one case in this process."""
-    from longtake.api import skeleton
-    from tests.sized import filled, sized
+    from tests.sized import bare, filled, sized
 
     with tempfile.TemporaryDirectory() as place:
         folder = sized(Path(place) / "model", case.system, case.config, case.tower)
-        system = filled(skeleton(folder, dtype=case.dtype)).variant(**case.options)
+        system = filled(bare(folder, dtype=case.dtype)).variant(**case.options)
         options = system.options(max_new_tokens=2)
         few = system.watch(case.clip, max_frames=4)  # pages code in
         system.ask(few, "What happens?", options)

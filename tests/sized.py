@@ -1,21 +1,24 @@
 """Models of any size in the published layouts, from a config.json with other numbers in it.
 
 What is written is a folder as `longtake plan` takes it: config.json, a tokenizer, a tower's config,
-and no weights. `grown` makes a working model of such a folder, with random weights.
+and no weights. `filled` makes a working model of it, with random weights.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from longtake import hico
 from longtake.api import skeleton
+from longtake.sizes import TowerSizes
 from longtake.system import System
 
 GOLDEN = Path(__file__).parent / "parity" / "golden"
@@ -40,6 +43,10 @@ def sized(target: Path, system: str, changes: Mapping[str, Any], tower: Mapping[
     """A folder without weights: a tiny checkpoint's, with other fields."""
     source = GOLDEN / CHECKPOINTS[system]
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.safetensors*"))
+    if system == "longva":  # its own tower sees 84 pixels; this one, as published, 336
+        tower_home = GOLDEN / CHECKPOINTS["video_xl"] / "vision_tower"
+        shutil.copytree(tower_home, target / "vision_tower", dirs_exist_ok=True)
+        changes = {"image_grid_pinpoints": [], **changes}
     rewrite(target / "config.json", changes)
     if (target / "vision_tower" / "config.json").exists():
         rewrite(target / "vision_tower" / "config.json", tower)
@@ -51,14 +58,28 @@ def rewrite(path: Path, changes: Mapping[str, Any]) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def grown(folder: Path, seed: int = 0) -> System:
-    """A system of such a folder with random weights, on the CPU, that never ends an answer."""
-    return filled(skeleton(folder), seed)
+SMALL_UMT = TowerSizes(hidden=128, layers=3, heads=2, mlp=256, image=224, patch=16)
+
+
+@contextmanager
+def small_umt() -> Iterator[None]:
+    """A small tower stands for the published one, whose sizes no config.json carries."""
+    known, hico.UMT_L_224 = hico.UMT_L_224, SMALL_UMT
+    try:
+        yield
+    finally:
+        hico.UMT_L_224 = known
+
+
+def bare(folder: Path, **loading: Any) -> System:
+    """The system of such a folder, without numbers."""
+    with small_umt():
+        return skeleton(folder, **loading)
 
 
 @torch.no_grad()
 def filled(made: System, seed: int = 0) -> System:
-    """The same with random weights in place of none."""
+    """A system with random weights in place of none, on the CPU, that never ends an answer."""
     model = made.model.to_empty(device="cpu")
     model.tie_weights()
     generator = torch.Generator().manual_seed(seed)

@@ -13,22 +13,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import torch
 from torch import nn
 
 from longtake.api import skeleton
 from longtake.clock import Clock, PlannedStage
 from longtake.errors import OptionError
-from longtake.fitting import Choice, Fitting, Reel, Verdict
-from longtake.folder import Wordless, pick_device
-from longtake.gpus import Gpu, gpu_of
+from longtake.fitting import Choice, Fitting, Verdict
+from longtake.folder import Wordless
 from longtake.inspect import VideoReport, inspect_video
 from longtake.needs import Needs, Place
 from longtake.parts.qwen2 import Decoder
 from longtake.rates import Rates, published_rates, rates_here
-from longtake.reader import Shown, frames_wanted
-from longtake.room import free_bytes
+from longtake.reader import frames_wanted
 from longtake.system import System
+from longtake.targets import Where, fitting_of, weight_bytes
 from longtake.video.decode import Video, open_video
 from longtake.video.effort import FilmRates, film_rates
 from longtake.video.images import is_image
@@ -37,12 +35,6 @@ from longtake.wishes import bytes_of
 
 LADDER = (64, 256, 1024)
 """Numbers of frames that are weighed besides the model's own and all of them."""
-
-QUESTION = "What happens in this video, and when?"
-"""Asked where nobody asks."""
-
-SPARE = 5 * 2**29
-"""Bytes of a GPU that is not here: what CUDA and its libraries take for themselves, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,31 +154,6 @@ def plan(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Where:
-    """A device, here or not."""
-
-    device: torch.device
-    name: str
-    memory: int
-    """Bytes for weights and work."""
-    gpu: Gpu | None = None
-    """Its published figures, if it is not here."""
-
-    @classmethod
-    def of(cls, device: str, memory: int | None) -> Where:
-        """By name. Raises OptionError."""
-        absent = not torch.cuda.is_available() and device.split(":")[0] not in ("auto", "cpu")
-        if absent:
-            gpu = gpu_of(device, memory)
-            room = (memory or gpu.gib * 2**30) - SPARE
-            return cls(device=torch.device("cuda"), name=gpu.name, memory=room, gpu=gpu)
-        here = pick_device(device)
-        free = free_bytes(here)
-        name = torch.cuda.get_device_name(here) if here.type == "cuda" else here.type
-        return cls(device=here, name=name, memory=memory or free)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Planner:
     """Weighs one way to watch after another."""
 
@@ -213,20 +180,11 @@ class Planner:
     @cached_property
     def weights(self) -> int:
         """Bytes of all weights."""
-        return sum(weight.nbytes for weight in self.made.model.parameters())
+        return weight_bytes(self.made)
 
     def fitting(self, made: System) -> Fitting:
         """What weighs this video, with this or another setting of the system."""
-        asked = made.template.tail(QUESTION)
-        shown = Shown(frames=self.footage.frames, seconds=self.footage.seconds)
-        return Fitting(
-            made=made,
-            reels=[Reel.of(self.video, self.footage)],
-            place=self.place,
-            free=self.where.memory - self.weights,
-            text=len(made.tokens(made.template.head())),
-            question=len(made.tokens(made.follow(shown, last=True) + asked)),
-        )
+        return fitting_of(made, self.video, self.footage, self.where)
 
     def choice(self, made: System | None = None) -> Choice:
         """The most frames that fit."""
