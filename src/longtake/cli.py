@@ -15,6 +15,7 @@ import typer
 from longtake.commands.ask import ask, chat
 from longtake.commands.inspect import inspect_target
 from longtake.commands.library import list_memories, remove_memories, verify_memories
+from longtake.commands.plan import plan_watch
 from longtake.commands.train import train
 from longtake.commands.watch import watch_video
 from longtake.exits import EPILOG, Commands
@@ -58,6 +59,7 @@ app.command("ls")(list_memories)
 app.command("rm")(remove_memories)
 app.command("verify")(verify_memories)
 app.command("inspect")(inspect_target)
+app.command("plan")(plan_watch)
 app.command()(train)
 
 

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import repeat
 
-import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,6 +25,7 @@ from longtake.parts.cache import GrowingCache, kv_bytes_per_token
 from longtake.parts.qwen2 import Step
 from longtake.parts.splice import Piece, embed_pieces, entries_of, piece_tokens, rechunk
 from longtake.parts.writing import Pen
+from longtake.room import free_bytes
 from longtake.types import Entry, Options, Reading, Span, Timeline, VisualTokens
 
 PREFILL_BLOCK = {"cpu": 1024}
@@ -180,10 +180,7 @@ def require_room(model: LongtakeModel, tokens: int, held: int = 0) -> None:
 
 def require_bytes(device: torch.device, need: int, what: str) -> None:
     """Raise CapacityError if so many bytes of keys and values of `what` are not free."""
-    free = psutil.virtual_memory().available
-    if device.type == "cuda":
-        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        free = torch.cuda.mem_get_info(device)[0] + idle
+    free = free_bytes(device)
     if need > free:
         raise CapacityError(
             f"{what} need {need / 2**30:.1f} GiB of keys and values, "
