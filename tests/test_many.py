@@ -424,7 +424,7 @@ def test_no_question_copies_the_memory() -> None:
         # evidence wants a number for each key, head and row, which is no copy but as large here
         options = system.options(max_new_tokens=4, evidence=False)
         for _ in range(count):
-            batch.add(QUESTIONS[0], options)
+            batch.add("Why?", options)
         with Fresh() as fresh:
             batch.step()
             batch.step()

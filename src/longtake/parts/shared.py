@@ -25,7 +25,7 @@ from longtake.parts.qwen2 import Step
 ROOM = 64
 """Tokens a suffix begins with; room then grows by half."""
 
-OBSERVED_KEYS = 4096
+OBSERVED_KEYS = 8192
 """Keys whose weights are worked out at a time."""
 
 Past = Callable[[int], tuple[Tensor, Tensor]]
@@ -248,10 +248,13 @@ def looks(q_HWE: Tensor, lse_HW: Tensor, k_1KNE: Tensor) -> Tensor:
     """
     groups, width = k_1KNE.shape[1], q_HWE.shape[-1]
     q_KME = fold(q_HWE[None] * width**-0.5, groups)[0]
-    lse_KM1 = lse_HW.reshape(groups, -1, 1).float()
+    minus_KM1 = -lse_HW.reshape(groups, -1, 1).float()
     parts = []
     for k_KNE in k_1KNE[0].split(OBSERVED_KEYS, dim=1):
-        scores = (q_KME @ k_KNE.transpose(1, 2)).float()
-        weights = scores.sub_(lse_KM1).exp_().unflatten(1, (-1, q_HWE.shape[1]))
+        if q_KME.dtype == torch.float32:
+            scores = torch.baddbmm(minus_KM1, q_KME, k_KNE.transpose(1, 2))
+        else:
+            scores = (q_KME @ k_KNE.transpose(1, 2)).float().add_(minus_KM1)
+        weights = scores.exp_().unflatten(1, (-1, q_HWE.shape[1]))
         parts.append(weights.sum((0, 1)))
-    return torch.cat(parts, dim=-1)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
