@@ -28,6 +28,7 @@ from longtake.parts.windows import Ratios
 from longtake.store import load_memory, save_memory
 from longtake.systems.video_xl import VideoXL
 from longtake.types import Frames, Memory, VisualTokens
+from tests.remembering import remembering
 from tests.tiny import noise
 
 CHECKPOINT = Path(__file__).parent / "parity" / "golden" / "video_xl" / "checkpoint"
@@ -39,7 +40,7 @@ def tiny() -> VideoXL:
     """The golden checkpoint; nothing may change it."""
     system = load(CHECKPOINT, device="cpu")
     assert isinstance(system, VideoXL)
-    return system
+    return remembering(system)
 
 
 @cache
