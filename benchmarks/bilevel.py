@@ -102,9 +102,10 @@ def measure(
     rows: int,
     windows: int,
     questions: int,
+    ratios: Sequence[int] = (COARSE, 8, 4, FINE),
     bytes_of: Sequence[int] = BYTES_OF,
 ) -> list[Point]:
-    """Every kind of memory on the same questions, two levels at the bytes of these ratios."""
+    """Every kind of memory on the same questions: one level at `ratios`, two at the bytes of some."""
     tally: dict[tuple[str, int], list[tuple[bool, int]]] = {}
     rng = np.random.default_rng(2026)
     for row in range(rows):
@@ -116,7 +117,6 @@ def measure(
             counts=(ledger.FRAME,) * frames,
             seconds=tuple(map(float, range(frames))),
         )
-        ratios = (COARSE, 8, 4, FINE)
         levels = dict(zip(ratios, read(model, visual, ratios), strict=True))
         picks = np.random.default_rng([row, 1])
         for asked, value, window in zip(
