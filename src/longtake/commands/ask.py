@@ -77,17 +77,8 @@ def ask(
     with recalled(wanted, None if picture is None else picture.look) as found:
         if as_json:
             answer = reply_in_json(found, wanted, questions, sparkline=bool(sparkline))
-        elif len(questions) > 1:
-            answer = reply_to_each(found, wanted, questions, sparkline=sparkline)
         else:
-            answer = reply(
-                found.system,
-                found.memory,
-                questions[0],
-                answering,
-                stream=stream,
-                sparkline=sparkline,
-            )
+            answer = reply_to_each(found, wanted, questions, stream=stream, sparkline=sparkline)
         if picture is not None:
             picture.save(answer)
 
@@ -123,10 +114,19 @@ def reply_in_json(
 
 
 def reply_to_each(
-    found: Recalled, wanted: Wanted, questions: Sequence[str], *, sparkline: bool | None
+    found: Recalled,
+    wanted: Wanted,
+    questions: Sequence[str],
+    *,
+    stream: bool | None,
+    sparkline: bool | None,
 ) -> Answer:
-    """Ask all together; print each answer as it ends. The last one."""
-    for row in together(found.system, found.memory, questions, wanted.answering):
+    """Ask and print; several together, each answer as it ends. The last one."""
+    system, memory = found.system, found.memory
+    if len(questions) == 1:
+        shown = {"stream": stream, "sparkline": sparkline}
+        return reply(system, memory, questions[0], wanted.answering, **shown)
+    for row in together(system, memory, questions, wanted.answering):
         answer = row.result()
         note(f"> {row.question}")
         tell(answer, sparkline=sparkline)
