@@ -2,8 +2,8 @@
 
     python -m benchmarks.needle_hour CLIP [CLIP ...] --frames 64,256,1024 --cards 8
 
-Clips of seconds are made long by repeating their packets: the pictures are real, but each clip comes
-round again every few seconds. The long clips are searched one after another.
+Clips of seconds are made long by repeating their packets: the pictures are real, but each clip
+comes round again every few seconds. The long clips are searched one after another.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from PIL import ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from longtake.errors import OptionError
@@ -19,8 +19,10 @@ from longtake.evaluate.needle_data import Ask, Drawn, Needle, tensor_of
 from longtake.train.words import TEST_WORDS
 from longtake.video.cards import Look, draw_card, random_card, random_look
 
-FOOT, FOOT_HEIGHT = 0.79, 0.085
+FOOT, FOOT_HEIGHT = 0.79, 0.065
 """Middle and height of the line at a card's foot, in shares of the frame."""
+DRAWN_SIZE = 64
+"""Of the face that Pillow carries, before a line takes its place's size."""
 
 CAPTION = (
     "Start at the card with the word {word}. The foot of each card names the next card. Follow "
@@ -42,13 +44,16 @@ class Link(Drawn):
         """In the haystack's size."""
         picture = draw_card(self.card, width, height, self.look)
         said = "THE END" if self.following is None else f"NEXT: {self.following}"
-        font = ImageFont.load_default(max(8, round(FOOT_HEIGHT * height)))
-        pen = ImageDraw.Draw(picture)
-        # a narrow frame squeezes nothing here: the line is made to fit
-        while pen.textlength(said, font=font) > 0.86 * width and font.size > 8:  # type: ignore[union-attr]
-            font = ImageFont.load_default(font.size - 1)  # type: ignore[union-attr]
-        at = ((0.07 + self.look.shift[0]) * width, (FOOT + self.look.shift[1]) * height)
-        pen.text(at, said, fill=self.look.ink, font=font, anchor="lm")
+        font = ImageFont.load_default(DRAWN_SIZE)
+        left, top, right, bottom = font.getbbox(said)
+        line = Image.new("L", (round(right - left), round(bottom - top)))
+        ImageDraw.Draw(line).text((-left, -top), said, fill=255, font=font)
+        # a frame too narrow for the line squeezes it, as it does a card's letters
+        tall = max(4, round(FOOT_HEIGHT * height))
+        wide = min(round(line.width * tall / line.height), round(0.84 * width))
+        x, y = (0.07 + self.look.shift[0]) * width, (FOOT + self.look.shift[1]) * height
+        mask = line.resize((wide, tall), Image.Resampling.BILINEAR)
+        picture.paste(self.look.ink, (round(x), round(y - tall / 2)), mask)
         return tensor_of(picture)
 
     def identity(self) -> str:
