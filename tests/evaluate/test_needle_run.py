@@ -184,7 +184,7 @@ def test_a_run_that_is_stopped_anywhere_ends_in_the_same_file(tmp_path: Path) ->
     whole = (tmp_path / "whole.jsonl").read_bytes()
     assert whole.count(b"\n") == 7
     assert not (tmp_path / "whole.hay").exists()
-    path, stops = tmp_path / "part.jsonl", iter((1, 3, 2, 5))
+    path, stops = tmp_path / "part.jsonl", (1, 2, 1, 1)
 
     class Stopped(BaseException):
         """As a kill: nothing of ours catches it."""

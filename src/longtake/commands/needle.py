@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,7 +17,9 @@ from longtake.terminal import bars, note, say, table
 
 if TYPE_CHECKING:
     from longtake.evaluate.needle_data import Needle
+    from longtake.evaluate.needle_rules import Depth, Rule, Score
     from longtake.evaluate.needle_run import Trial
+    from longtake.evaluate.needle_text import TextTrial
     from longtake.evaluate.results import Row
 
 KINDS = ("single", "multihop", "text")
@@ -102,11 +104,12 @@ def needle(
     if hiding.kind not in KINDS:
         raise OptionError(f"kind {hiding.kind!r} is unknown; choose {', '.join(KINDS)}")
     check_folder(out)
-    if hiding.kind == "text":
-        raise OptionError("kind text is not here yet")
-    trial = trial_of(hiding)
+    place = Place(out=out, retry=retry)
     with ExitStack() as stack:
-        videos(stack, video, model, (loading, condensing), trial, Place(out=out, retry=retry))
+        if hiding.kind == "text":
+            texts(stack, video, model, (loading, condensing), text_trial_of(hiding), place)
+        else:
+            videos(stack, video, model, (loading, condensing), trial_of(hiding), place)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,35 +132,18 @@ def check_folder(out: Path) -> None:
 
 def trial_of(hiding: Hiding) -> Trial:
     """What is to be measured, checked before anything is opened but the needles."""
-    from longtake.evaluate.needle_rules import (
-        SCORES,
-        depths_by,
-        depths_of,
-        last_of,
-        parse_counts,
-        parse_percents,
-        rule_named,
-    )
+    from longtake.evaluate.needle_rules import last_of, parse_counts, rule_named
     from longtake.evaluate.needle_run import Trial
 
-    rule, lengths = rule_named(hiding.rule), parse_counts(hiding.frames)
-    score: Any = hiding.score or rule.score
-    if score not in SCORES:
-        raise OptionError(f"score {score!r} is unknown; choose {', '.join(SCORES)}")
-    if hiding.depths is not None and hiding.depth_interval is not None:
-        raise OptionError("--depths and --depth-interval both say where; choose one")
-    if hiding.depth_interval is not None:
-        depths = depths_by(rule, hiding.depth_interval)
-    else:
-        depths = depths_of(rule, parse_percents(hiding.depths or "0,25,50,75,100"))
-    kind: Any = hiding.kind
+    rule, kind = rule_named(hiding.rule), hiding.kind
     if kind == "multihop" and (hiding.depths or hiding.depth_interval):
         raise OptionError("a chain is spread over the whole video; leave the depths out")
+    score, depths = score_of(hiding, rule), places_of(hiding, rule)
     needles = needles_of(hiding, len(depths))
     return Trial(
-        kind=kind,
+        kind=kind,  # type: ignore[arg-type]
         rule=rule,
-        lengths=tuple(lengths),
+        lengths=tuple(parse_counts(hiding.frames)),
         depths=tuple(depths) if kind == "single" else (),
         needles=tuple(needles),
         fresh=hiding.needles is None and kind == "single",
@@ -165,6 +151,48 @@ def trial_of(hiding: Hiding) -> Trial:
         seed=hiding.seed,
         reach=last_of(hiding.frames) if rule.frames == "second" else 0,
         answer_tokens=hiding.max_new_tokens,
+    )
+
+
+def score_of(hiding: Hiding, rule: Rule) -> Score:
+    """How answers are scored. Raises OptionError."""
+    from longtake.evaluate.needle_rules import SCORES
+
+    for score in SCORES:
+        if score == (hiding.score or rule.score):
+            return score
+    raise OptionError(f"score {hiding.score!r} is unknown; choose {', '.join(SCORES)}")
+
+
+def places_of(hiding: Hiding, rule: Rule) -> Sequence[Depth]:
+    """Depths. Raises OptionError."""
+    from longtake.evaluate.needle_rules import depths_by, depths_of, parse_percents
+
+    if hiding.depths is not None and hiding.depth_interval is not None:
+        raise OptionError("--depths and --depth-interval both say where; choose one")
+    if hiding.depth_interval is not None:
+        return depths_by(rule, hiding.depth_interval)
+    return depths_of(rule, parse_percents(hiding.depths or "0,25,50,75,100"))
+
+
+def text_trial_of(hiding: Hiding) -> TextTrial:
+    """What is to be measured in texts."""
+    from longtake.evaluate.needle_rules import parse_counts, rule_named
+    from longtake.evaluate.needle_text import TextTrial
+
+    rule = rule_named(hiding.rule)
+    if rule.name not in ("clean", "longva"):
+        raise OptionError(f"rule {rule.name} is of videos; texts have clean and longva")
+    if hiding.needles is not None or hiding.hops is not None:
+        raise OptionError("texts hide numbers that are drawn; leave --needles and --hops out")
+    return TextTrial(
+        rule=rule,
+        lengths=tuple(parse_counts(hiding.frames)),
+        depths=tuple(places_of(hiding, rule)),
+        numbers=5 if hiding.cards is None else hiding.cards,
+        distractors=hiding.distractors or 0,
+        score=score_of(hiding, rule),
+        seed=hiding.seed,
     )
 
 
@@ -217,6 +245,29 @@ def videos(
         for warning in video.warnings:
             say(warning, kind="warning")
     finish(results.header, list(results.rows.values()), trial.shown, place.out)
+
+
+def texts(
+    stack: ExitStack,
+    sources: Sequence[str],
+    model: str,
+    how: tuple[Loading, Condensing],
+    trial: TextTrial,
+    place: Place,
+) -> None:
+    """Read, load, run, print and save."""
+    from longtake.evaluate.needle_hay import identity_of
+    from longtake.evaluate.needle_text import read_texts, run_text
+    from longtake.evaluate.results import Results
+
+    book = read_texts(sources)
+    system = loaded(model, *how)
+    header = trial.header(system, model, [identity_of(Path(source)) for source in sources])
+    results = stack.enter_context(Results(place.out / "needle.jsonl", header, place.retry))
+    with bars() as progress:
+        run_text(system, book, trial, results, progress)
+    way = "forced" if trial.score != "generated" else "generated"
+    finish(results.header, list(results.rows.values()), way, place.out)
 
 
 def finish(header: Row, rows: Sequence[Row], way: str, out: Path) -> None:

@@ -153,7 +153,6 @@ def common_rows(before_ND: Tensor | None, now_ND: Tensor) -> int:
     return int(differs_N.int().argmax()) if bool(differs_N.any()) else count
 
 
-@torch.no_grad()
 def forced(
     bench: Bench, memory: Memory, question: str, wanted: str
 ) -> tuple[bool, tuple[int, ...]]:
@@ -165,20 +164,11 @@ def forced(
     assert isinstance(cache, GrowingCache)
     if isinstance(cache, TwoLevelCache):
         raise OptionError("two copies are read by writing alone; use --score generated")
-    answer_ids = system.tokens(wanted)
-    head = system.model.lm_head.weight
-    rows = len(head) if bench.rule.whole_head else system.model.usable_vocab
-    found: list[int] = []
+    answer_ids, ids = system.tokens(wanted), asked_ids(bench, memory, question)
     try:
-        cache.reserve(memory.length + 2048)
+        cache.reserve(memory.length + len(ids) + len(answer_ids))
         with memory_errors():
-            features_D = system.read(cache, asked_ids(bench, memory, question))
-            for token in answer_ids:
-                scores_V = F.linear(features_D, head[:rows].to(features_D.dtype))
-                found.append(int(scores_V.argmax()))
-                if len(found) < len(answer_ids):
-                    one = system.model.embed(torch.tensor([token], device=features_D.device))
-                    features_D = prefill(system.model, iter([one]), cache)
+            found = likeliest(bench, cache, system.read(cache, ids), answer_ids)
     finally:
         cache.rewind(memory.length)
     if bench.rule.match == "letters":
@@ -186,8 +176,24 @@ def forced(
             system.tokenizer.decode(list(ids), skip_special_tokens=False)
             for ids in (found, answer_ids)
         )
-        return bare(said) == meant.lower(), tuple(found)
-    return tuple(found) == answer_ids, tuple(found)
+        return bare(said) == meant.lower(), found
+    return found == answer_ids, found
+
+
+@torch.no_grad()
+def likeliest(
+    bench: Bench, cache: GrowingCache, features_D: Tensor, answer_ids: Sequence[int]
+) -> tuple[int, ...]:
+    """The likeliest token at each place of an answer that is given. `features_D`: before it."""
+    model = bench.system.model
+    rows = len(model.lm_head.weight) if bench.rule.whole_head else model.usable_vocab
+    head_VD, found = model.lm_head.weight[:rows], []
+    for token in answer_ids:
+        found.append(int(F.linear(features_D, head_VD.to(features_D.dtype)).argmax()))
+        if len(found) < len(answer_ids):
+            one = model.embed(torch.tensor([token], device=features_D.device))
+            features_D = prefill(model, iter([one]), cache)
+    return tuple(found)
 
 
 def asked_ids(bench: Bench, memory: Memory, question: str) -> tuple[int, ...]:

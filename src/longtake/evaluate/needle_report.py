@@ -155,8 +155,9 @@ def save_report(header: Row, rows: Sequence[Row], way: str, out: Path) -> list[P
     }
     grid = [row for row in rows if "depth" in row]
     if find_spec("matplotlib") is not None and any(way in row for row in grid):
-        title = f"{header['model']}, {header['rule']} needles, {NAMES[way]}"
-        files["needle.png"] = lambda path: heat_map(grid, way, title, path)
+        title = f"{Path(header['model']).name}, {header['rule']} needles, {NAMES[way]}"
+        across = "Token Limit" if header["what"].endswith("text") else "Num. of Frames"
+        files["needle.png"] = lambda path: heat_map(grid, way, (title, across), path)
     made = []
     for name, write in files.items():
         target, aside = out / name, out / f".{os.getpid()}-{name}"
@@ -174,10 +175,10 @@ def save_report(header: Row, rows: Sequence[Row], way: str, out: Path) -> list[P
 TOLD = ("longtake", "model", "system", "fingerprint", "dtype", "device", "seed", "rule", "videos")
 
 
-def heat_map(rows: Sequence[Row], way: str, title: str, target: Path) -> None:
+def heat_map(rows: Sequence[Row], way: str, titles: tuple[str, str], target: Path) -> None:
     """Save the map as V-NIAH draws it, with each cell's score in it where there is room.
 
-    Cells of one label are averaged, as there. Needs matplotlib.
+    `titles`: above, and across. Cells of one label are averaged, as there. Needs matplotlib.
     """
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
@@ -203,9 +204,9 @@ def heat_map(rows: Sequence[Row], way: str, title: str, target: Path) -> None:
     axes.set_xticks(np.arange(len(lengths)) + 0.5, [short(n) for n in lengths], rotation=45)
     axes.set_yticks(np.arange(len(labels)) + 0.5, [f"{label:g}" for label in labels])
     axes.tick_params(length=0, labelsize=12)
-    axes.set_xlabel("Num. of Frames", fontsize=13)
+    axes.set_xlabel(titles[1], fontsize=13)
     axes.set_ylabel("Depth Percent", fontsize=13)
-    axes.set_title(title, fontsize=12)
+    axes.set_title(titles[0], fontsize=12)
     figure.colorbar(image, ax=axes, label="Score")
     figure.savefig(target, dpi=110, format="png")
 
