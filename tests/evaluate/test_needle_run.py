@@ -271,11 +271,15 @@ def test_forced_is_what_the_model_would_write(tmp_path: Path) -> None:
     assert memory.cache.get_seq_length() == memory.length
 
 
-@pytest.mark.parametrize("name", list(CHECKPOINTS))
-@pytest.mark.parametrize("rule", [CLEAN, VIDEOCHAT_FLASH, VIDEO_XL])
-def test_chains_and_singles_run_on_every_system_by_every_rule(
-    name: str, rule: object, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        *((name, VIDEOCHAT_FLASH) for name in CHECKPOINTS),
+        ("video_xl", VIDEO_XL),
+        ("videochat_flash", CLEAN),
+    ],
+)
+def test_chains_and_singles_run_on_every_system(name: str, rule: object, tmp_path: Path) -> None:
     system = tiny(name)
     film = replace(noise(24), seconds_T=torch.arange(24, dtype=torch.float64))
     chains = drawn_chains(Chains(count=1, cards=2, others=1), 7)
@@ -288,9 +292,9 @@ def test_chains_and_singles_run_on_every_system_by_every_rule(
         counts["both"]["right"] + counts["only_caption"] + counts["only_answer"] + counts["neither"]
         == 1
     )
-    single = trial_of(drawn_needles(1, 7), rule=rule, lengths=(6, 8), score="forced")
+    single = trial_of(drawn_needles(1, 7), rule=rule, lengths=(6,), score="forced")
     rows = make(system, single, tmp_path / "s.jsonl", film)
-    assert [row.get("error") for row in rows] == [None] * 6
+    assert [row.get("error") for row in rows] == [None] * 3
 
 
 def films_of(seconds: int, fps: int, stack: ExitStack) -> Films:

@@ -20,7 +20,7 @@ BOOK = "The cat sat on the mat. It was warm! Who knows why? Nobody said a word. 
 
 def trial(**changes: object) -> TextTrial:
     depths = tuple(depths_of(CLEAN, [0, 50, 100]))
-    made = TextTrial(rule=CLEAN, lengths=(40, 80), depths=depths, numbers=2, distractors=2, seed=3)
+    made = TextTrial(rule=CLEAN, lengths=(30, 50), depths=depths, numbers=2, distractors=2, seed=3)
     return replace(made, **changes)
 
 
@@ -34,7 +34,7 @@ def made(trial: TextTrial, path: Path) -> list[dict]:
 
 def test_a_grid_and_what_it_says(tmp_path: Path) -> None:
     rows = made(trial(), tmp_path / "r.jsonl")
-    assert [row["key"] for row in rows] == [f"{n}/{d}" for n in (40, 80) for d in (0.0, 0.5, 1.0)]
+    assert [row["key"] for row in rows] == [f"{n}/{d}" for n in (30, 50) for d in (0.0, 0.5, 1.0)]
     assert all(row["asked"] == 2 and "error" not in row for row in rows)
     assert len({one["wanted"] for row in rows for one in row["answers"]}) == 2
     table = main_table({"what": "needle text"}, rows, "forced")
@@ -46,7 +46,7 @@ def test_one_cell_alone_draws_what_it_would_have_drawn(tmp_path: Path) -> None:
     whole = tmp_path / "whole.jsonl"
     made(trial(), whole)
     lines = whole.read_bytes().splitlines(keepends=True)
-    for left_out in range(1, 7):
+    for left_out in (1, 3, 6):
         part = tmp_path / f"{left_out}.jsonl"
         part.write_bytes(b"".join(lines[:left_out]))
         made(trial(), part)
@@ -56,7 +56,7 @@ def test_one_cell_alone_draws_what_it_would_have_drawn(tmp_path: Path) -> None:
 def test_places_are_behind_the_next_end_of_a_sentence() -> None:
     book = Book(text=[1, 9, 2, 3, 9, 4], prefix=[7], question=[8], distractors=[[50]], periods={9})
     assert book.prompt(6, 0.0, [60], [0]) == [7, 60, 1, 9, 50, 2, 3, 9, 4, 8]
-    assert book.prompt(6, 0.5, [60], [5]) == [7, 1, 9, 2, 3, 9, 60, 4, 50, 8]
+    assert book.prompt(6, 0.5, [60], [5]) == [7, 1, 9, 2, 3, 9, 60, 50, 4, 8]
     assert book.prompt(6, 1.0, [60], [4]) == [7, 1, 9, 2, 3, 9, 50, 4, 60, 8]
     assert book.prompt(2, 0.5, [60], [1]) == [7, 1, 9, 60, 50, 8]
     drawn = book.draws(np.random.RandomState(1), 4)

@@ -17,10 +17,12 @@ from torch import Tensor
 from longtake.errors import OptionError
 from longtake.evaluate.needle_data import Ask, Drawn, Needle, tensor_of
 from longtake.train.words import TEST_WORDS
-from longtake.video.cards import Look, draw_card, random_card, random_look
+from longtake.video.cards import draw_card, random_card, random_look
 
-FOOT, FOOT_HEIGHT = 0.79, 0.065
-"""Middle and height of the line at a card's foot, in shares of the frame."""
+FOOT, FOOT_HEIGHT = 0.895, 0.075
+"""Middle and height of the line below a card's plate, in shares of the frame."""
+DARK, BRIGHT, LIGHT_GROUND = (18, 18, 22), (250, 250, 250), 130
+"""The line's inks, and the grey of 255 above which the ground takes the dark one."""
 DRAWN_SIZE = 64
 """Of the face that Pillow carries, before a line takes its place's size."""
 
@@ -53,7 +55,9 @@ class Link(Drawn):
         wide = min(round(line.width * tall / line.height), round(0.84 * width))
         x, y = (0.07 + self.look.shift[0]) * width, (FOOT + self.look.shift[1]) * height
         mask = line.resize((wide, tall), Image.Resampling.BILINEAR)
-        picture.paste(self.look.ink, (round(x), round(y - tall / 2)), mask)
+        ground = picture.convert("L").getpixel((0, height - 1))
+        ink = DARK if isinstance(ground, int) and ground > LIGHT_GROUND else BRIGHT
+        picture.paste(ink, (round(x), round(y - tall / 2)), mask)
         return tensor_of(picture)
 
     def identity(self) -> str:
@@ -98,7 +102,7 @@ def drawn_chain(how: Chains, rng: np.random.Generator, number: int) -> Needle:
     links: list[Link] = []
     for place, (word, value) in enumerate(zip(words, numbers, strict=True)):
         card = replace(random_card(rng, [word]), number=value)
-        look = plain_enough(random_look(rng, (None,)))
+        look = random_look(rng, (None,))
         last = (place + 1) % how.cards == 0
         links.append(Link(card=card, look=look, following=None if last else words[place + 1]))
     end = links[how.cards - 1].card
@@ -108,11 +112,6 @@ def drawn_chain(how: Chains, rng: np.random.Generator, number: int) -> Needle:
     )
     shuffled = tuple(links[n] for n in rng.permutation(total))
     return Needle(name=f"chain-{number}", pictures=shuffled, asks=asks)
-
-
-def plain_enough(look: Look) -> Look:
-    """A look whose word does not reach into the line at the foot."""
-    return replace(look, height=min(look.height, 1.0))
 
 
 def hops_of(needle: Needle) -> Sequence[str]:

@@ -193,8 +193,7 @@ def heat_map(rows: Sequence[Row], way: str, titles: tuple[str, str], target: Pat
         scores[labels.index(label), lengths.index(frames)] = np.mean(found)
     figure = Figure(figsize=figure_size(len(lengths), len(labels)), layout="constrained")
     axes = figure.subplots()
-    colours = LinearSegmentedColormap.from_list("needle", COLOURS)
-    colours.set_bad("#dddddd")
+    colours = LinearSegmentedColormap.from_list("needle", COLOURS).with_extremes(bad="#dddddd")
     image = axes.pcolormesh(scores, cmap=colours, vmin=0, vmax=1, edgecolors="white", linewidth=1.5)
     axes.invert_yaxis()
     if scores.size <= MOST_NUMBERS:
