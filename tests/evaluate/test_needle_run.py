@@ -18,8 +18,8 @@ from longtake.errors import CapacityError, OptionError, StoreError
 from longtake.evaluate import needle_run
 from longtake.evaluate.multihop import Chains, drawn_chains
 from longtake.evaluate.needle_data import Needle, drawn_needles
-from longtake.evaluate.needle_hay import Films, open_films, plan_of
 from longtake.evaluate.needle_memory import Bench, common_rows, fill, forced
+from longtake.evaluate.needle_plan import Films, open_films, plan_of
 from longtake.evaluate.needle_rules import CLEAN, LONGVA, VIDEO_XL, VIDEOCHAT_FLASH, depths_of
 from longtake.evaluate.needle_run import Cell, Trial, prepared, run
 from longtake.evaluate.results import Results

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longtake.evaluate.needle_data import Ask, Needle
-from longtake.evaluate.needle_hay import open_films
+from longtake.evaluate.needle_plan import open_films
 from longtake.evaluate.needle_rules import LONGVA, VIDEOCHAT_FLASH, Depth, Rule, depths_by
 from longtake.evaluate.needle_run import Grid, Trial, prepared, run
 from longtake.evaluate.results import Results

@@ -228,7 +228,7 @@ def videos(
     place: Place,
 ) -> None:
     """Open, load, run, print and save."""
-    from longtake.evaluate.needle_hay import identity_of, open_films
+    from longtake.evaluate.needle_plan import identity_of, open_films
     from longtake.evaluate.needle_run import run
     from longtake.evaluate.results import Results
 
@@ -256,7 +256,7 @@ def texts(
     place: Place,
 ) -> None:
     """Read, load, run, print and save."""
-    from longtake.evaluate.needle_hay import identity_of
+    from longtake.evaluate.needle_plan import identity_of
     from longtake.evaluate.needle_text import read_texts, run_text
     from longtake.evaluate.results import Results
 

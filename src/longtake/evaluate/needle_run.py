@@ -10,7 +10,7 @@ from typing import Any, Literal
 from longtake.errors import CapacityError, LongtakeError, StoreError
 from longtake.evaluate.intervals import wilson
 from longtake.evaluate.needle_data import Ask, Needle
-from longtake.evaluate.needle_hay import Films, Hay, Plan, plan_of, see_films, see_picture
+from longtake.evaluate.needle_hay import Hay, see_films, see_picture
 from longtake.evaluate.needle_kept import load_hay, save_hay
 from longtake.evaluate.needle_memory import (
     ANSWER_TOKENS,
@@ -20,6 +20,7 @@ from longtake.evaluate.needle_memory import (
     forced,
     generated,
 )
+from longtake.evaluate.needle_plan import Films, Plan, plan_of
 from longtake.evaluate.needle_rules import Depth, Rule, Score, matches, parted, spread
 from longtake.evaluate.results import Results, Row, longtake_version
 from longtake.reader import Progress
