@@ -226,6 +226,22 @@ def test_a_run_goes_on_without_seeing_the_haystack_again(
     assert len(make(system, trial, path)) == 6
 
 
+def test_a_haystack_of_another_video_is_not_taken_for_this_ones(tmp_path: Path) -> None:
+    """Results may have been thrown away and the tokens left."""
+    system, path = tiny("longva"), tmp_path / "r.jsonl"
+    trial = trial_of(drawn_needles(1, 7), lengths=(4,), score="forced")
+    make(system, trial, path)
+    wanted = path.read_bytes()
+    header = dict(trial.header(system, "tiny", ["other"]))
+    with ExitStack() as stack:
+        keeping = needle_run.Keeping.at(path.with_suffix(".hay"), header)
+        prepared(system, open_films([noise(24, seed=9)], stack), trial, quiet, keeping)
+    path.unlink()
+    assert path.with_suffix(".hay").exists()
+    make(system, trial, path)
+    assert path.read_bytes() == wanted
+
+
 def test_another_seed_is_refused_in_the_same_file(tmp_path: Path) -> None:
     system = tiny("longva")
     make(system, trial_of(drawn_needles(1, 7), lengths=(4,)), tmp_path / "r.jsonl")

@@ -233,9 +233,9 @@ def videos(
     from longtake.evaluate.results import Results
 
     films = open_films(sources, stack)
-    identities = [identity_of(Path(source)) for source in sources if Path(source).is_file()]
+    identities = [identity_of(source) for source in sources]
     system = loaded(model, *how)
-    header = trial.header(system, model, identities or list(sources))
+    header = trial.header(system, model, identities)
     results = stack.enter_context(Results(place.out / "needle.jsonl", header, place.retry))
     if there := len(results.done()):
         note(f"{there} of {len(trial.cells())} cells are there already")
@@ -262,7 +262,7 @@ def texts(
 
     book = read_texts(sources)
     system = loaded(model, *how)
-    header = trial.header(system, model, [identity_of(Path(source)) for source in sources])
+    header = trial.header(system, model, [identity_of(source) for source in sources])
     results = stack.enter_context(Results(place.out / "needle.jsonl", header, place.retry))
     with bars() as progress:
         run_text(system, book, trial, results, progress)

@@ -55,8 +55,8 @@ class Link(Drawn):
         wide = min(round(line.width * tall / line.height), round(0.84 * width))
         x, y = (0.07 + self.look.shift[0]) * width, (FOOT + self.look.shift[1]) * height
         mask = line.resize((wide, tall), Image.Resampling.BILINEAR)
-        ground = picture.convert("L").getpixel((0, height - 1))
-        ink = DARK if isinstance(ground, int) and ground > LIGHT_GROUND else BRIGHT
+        ground = np.asarray(picture.convert("L"))[-1, 0]
+        ink = DARK if ground > LIGHT_GROUND else BRIGHT
         picture.paste(ink, (round(x), round(y - tall / 2)), mask)
         return tensor_of(picture)
 

@@ -85,8 +85,11 @@ def open_films(sources: Sequence[Source], stack: ExitStack) -> Films:
     return Films(videos=tuple(videos))
 
 
-def identity_of(path: Path) -> str:
-    """Size and digest of samples of a file."""
+def identity_of(source: str) -> str:
+    """Name, size and digest of samples of a file; an address as it is."""
+    path = Path(source)
+    if not path.is_file():
+        return source
     total = hashlib.sha256()
     for sample in samples_of(path):
         total.update(sample)

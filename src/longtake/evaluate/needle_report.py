@@ -47,7 +47,7 @@ def mean_score(rows: Sequence[Row], way: str) -> float:
 def score_of(row: Row, way: str) -> float:
     """A cell's share of right answers."""
     found = row[way]
-    return float(found["share"] if "share" in found else found["score"])
+    return float(found.get("score", found)["share"])
 
 
 def grid_table(rows: Sequence[Row], way: str) -> list[list[str]]:
@@ -104,7 +104,8 @@ def chain_table(rows: Sequence[Row], way: str) -> list[list[str]]:
         found: Mapping[str, Any] = row[way]
         rates = [percent(found[name]["right"], found["chains"]) for name in names]
         rest = [str(found[name]) for name in ("only_caption", "only_answer", "neither")]
-        lines.append([str(row["frames"]), f"{100 * found['score']:.1f}", *rates, *rest])
+        score = percent(found["score"]["right"], 2 * found["chains"])
+        lines.append([str(row["frames"]), score, *rates, *rest])
     return lines
 
 

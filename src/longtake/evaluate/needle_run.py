@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from longtake.errors import CapacityError, LongtakeError, StoreError
-from longtake.evaluate.intervals import wilson
 from longtake.evaluate.needle_data import Ask, Needle
 from longtake.evaluate.needle_hay import Hay, see_films, see_picture
 from longtake.evaluate.needle_kept import load_hay, save_hay
@@ -22,6 +22,7 @@ from longtake.evaluate.needle_memory import (
 )
 from longtake.evaluate.needle_plan import Films, Plan, plan_of
 from longtake.evaluate.needle_rules import Depth, Rule, Score, matches, parted, spread
+from longtake.evaluate.needle_scores import chain_summary, single_summary
 from longtake.evaluate.results import Results, Row, longtake_version
 from longtake.reader import Progress
 from longtake.system import System
@@ -144,7 +145,7 @@ def run(
     """
     left = [cell for cell in trial.cells() if cell.key not in results.done()]
     if left:
-        grid = prepared(system, films, trial, progress, kept)
+        grid = prepared(system, films, trial, progress, Keeping.at(kept, results.header))
         total, to_do = (work_of(trial, cells) for cells in (trial.cells(), left))
         done = total - to_do
         for cell in left:
@@ -163,17 +164,31 @@ def work_of(trial: Trial, cells: Sequence[Cell]) -> int:
     return sum(cell.frames * len(trial.needles[trial.share_of(cell)]) for cell in cells)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Keeping:
+    """Where a haystack's tokens are kept, and what they were made of."""
+
+    path: Path
+    name: str
+
+    @classmethod
+    def at(cls, path: Path | None, header: Row) -> Keeping | None:
+        """For results under this header."""
+        return None if path is None else cls(path=path, name=kept_name(header))
+
+
 def prepared(
-    system: System, films: Films, trial: Trial, progress: Progress, kept: Path | None
+    system: System, films: Films, trial: Trial, progress: Progress, keeping: Keeping | None
 ) -> Grid:
     """See haystack and needles, each picture once."""
     rule, span = trial.rule, system.video_sizes.clip
     plan = plan_of(rule, span, films, trial.lengths, trial.reach)
-    hay = None if kept is None else load_hay(kept, results_name(system, trial), system.model.device)
+    device = system.model.device
+    hay = None if keeping is None else load_hay(keeping.path, keeping.name, device)
     if hay is None:
         hay = see_films(system, films, plan, rule, progress)
-        if kept is not None:
-            save_hay(kept, results_name(system, trial), hay)
+        if keeping is not None:
+            save_hay(keeping.path, keeping.name, hay)
     needles = tuple(
         tuple(see_picture(system, picture, rule, films.size, span) for picture in needle.pictures)
         for needle in trial.needles
@@ -182,9 +197,10 @@ def prepared(
     return Grid(trial=trial, plan=plan, hay=hay, needles=needles, bench=bench)
 
 
-def results_name(system: System, trial: Trial) -> str:
-    """What a kept haystack was made for; its folder's results tell the rest."""
-    return f"{system.fingerprint} {trial.rule.name} {trial.lengths} {trial.reach}"
+def kept_name(header: Row) -> str:
+    """What a kept haystack depends on, needles and depths aside."""
+    names = ("fingerprint", "dtype", "device", "rule", "frames", "reach", "videos")
+    return json.dumps([header[name] for name in names])
 
 
 def cell_row(grid: Grid, cell: Cell, asked: Callable[[int], None]) -> Row:
@@ -242,48 +258,3 @@ def at_moment(said: Answer, filled: Filled) -> bool:
         return False
     top, slack = said.evidence[0], filled.slack * 1.001
     return any(top.start - slack <= moment <= top.end + slack for moment in filled.seconds)
-
-
-WAYS = ("forced", "generated", "exact", "moment")
-
-
-def single_summary(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Rates of what is scored, over all questions."""
-    ways = [way for way in WAYS if answers and way in answers[0]]
-    return {way: rate(sum(one[way] for one in answers), len(answers)) for way in ways}
-
-
-def chain_summary(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """VideoChat-Flash's scores of chains: caption, answer, and how the two go together."""
-    told: dict[str, Any] = {}
-    pairs = [answers[n : n + 2] for n in range(0, len(answers), 2)]
-    for way in [way for way in WAYS if answers and way in answers[0]]:
-        right = [(bool(caption[way]), bool(answer[way])) for caption, answer in pairs]
-        counts = {name: right.count(pair) for name, pair in TOGETHER.items()}
-        caption = counts["both"] + counts["only_caption"]
-        answer = counts["both"] + counts["only_answer"]
-        told[way] = {
-            "score": (caption + answer) / (2 * len(pairs)),
-            "caption": rate(caption, len(pairs)),
-            "answer": rate(answer, len(pairs)),
-            "both": rate(counts["both"], len(pairs)),
-            "chains": len(pairs),
-            **{name: counts[name] for name in ("only_caption", "only_answer", "neither")},
-        }
-    return told
-
-
-TOGETHER = {
-    "both": (True, True),
-    "only_caption": (True, False),
-    "only_answer": (False, True),
-    "neither": (False, False),
-}
-
-
-def rate(right: int, asked: int) -> dict[str, Any]:
-    """A share with its 95 % interval."""
-    low, high = wilson(right, asked)
-    return {"right": right, "share": round(right / asked, 6), "low": round(low, 6)} | {
-        "high": round(high, 6)
-    }

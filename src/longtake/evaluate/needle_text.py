@@ -19,7 +19,8 @@ from longtake.engine import memory_errors, prefill, require_room, write
 from longtake.errors import CapacityError, LongtakeError, OptionError, StoreError
 from longtake.evaluate.needle_memory import Bench, likeliest, reads_on
 from longtake.evaluate.needle_rules import LONGVA, Depth, Rule, Score, matches
-from longtake.evaluate.needle_run import Cell, single_summary
+from longtake.evaluate.needle_run import Cell
+from longtake.evaluate.needle_scores import single_summary
 from longtake.evaluate.results import Results, Row, longtake_version
 from longtake.parts.cache import GrowingCache
 from longtake.reader import Known, Progress
