@@ -113,6 +113,7 @@ def test_places_and_sources_that_cannot_be_used(clip: Path, tmp_path: Path) -> N
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_a_killed_process_goes_on_to_the_same_file(clip: Path, tmp_path: Path) -> None:
     """SIGKILL at whatever moment the first row is there; then the same command again."""
     words = ["needle", clip, *TINY, *GRID]

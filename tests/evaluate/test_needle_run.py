@@ -290,7 +290,7 @@ def test_forced_is_what_the_model_would_write(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "rule"),
     [
-        *((name, VIDEOCHAT_FLASH) for name in CHECKPOINTS),
+        *((name, VIDEOCHAT_FLASH) for name in CHECKPOINTS if name != "video_xl"),
         ("video_xl", VIDEO_XL),
         ("videochat_flash", CLEAN),
     ],

@@ -148,7 +148,7 @@ def literal(
 
 @pytest.mark.parametrize(
     ("lengths", "interval"),
-    [(range(3, 12, 3), 0.3), (range(5, 16, 5), 0.5), (range(2, 15, 6), 0.25)],
+    [(range(4, 13, 8), 0.3), (range(5, 16, 10), 0.5)],
 )
 def test_other_grids_equal_a_literal_twin(lengths: range, interval: float, tmp_path: Path) -> None:
     """0.3 has a depth of 1.2, which reaches into frames behind a length and stops at the last."""
@@ -168,9 +168,9 @@ def test_other_grids_equal_a_literal_twin(lengths: range, interval: float, tmp_p
 def test_another_rule_decides_otherwise(change: dict, tmp_path: Path) -> None:
     golden = case()
     rule = replace(LONGVA, **change)
-    trial = trial_of(golden, range(4, 13, 4), 0.25, rule)
+    trial = trial_of(golden, range(4, 9, 4), 0.25, rule)
     rows = rows_of(system_of(golden), golden, trial, tmp_path / "r.jsonl")
-    theirs = [cell["correct"] for cell in golden.spec["cells"]]
+    theirs = [cell["correct"] for cell in golden.spec["cells"][: len(rows)]]
     assert [[int(one["forced"]) for one in row["answers"]] for row in rows] != theirs
 
 
