@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import platform
 import time
@@ -28,6 +27,7 @@ from benchmarks import ledger
 from longtake.bilevel import Fine, TwoLevelCache, choose_windows, score_windows
 from longtake.condense import Condense, Level, condense
 from longtake.engine import prefill
+from longtake.evaluate.intervals import wilson
 from longtake.mixing import mix
 from longtake.model import LongtakeModel
 from longtake.parts.cache import GrowingCache
@@ -169,15 +169,6 @@ def mixtures(
             mixed = mix(model, two, coarse.entries, chosen, 2).cache
             right = answer(model, mixed, ids) == value
             tally.setdefault((kind, ratio), []).append((right, mixed.nbytes))
-
-
-def wilson(right: int, asked: int) -> tuple[float, float]:
-    """95 % interval of a share."""
-    z, share = 1.96, right / asked
-    middle = share + z * z / (2 * asked)
-    reach = z * math.sqrt(share * (1 - share) / asked + z * z / (4 * asked * asked))
-    scale = 1 + z * z / asked
-    return (middle - reach) / scale, (middle + reach) / scale
 
 
 def recovered(points: Sequence[Point]) -> float:

@@ -24,9 +24,9 @@ if TYPE_CHECKING:  # it brings torch
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total)."""
 
-STAGES = {"encode": "watching", "prefill": "reading", "verify": "checking"}
+STAGES = {"encode": "watching", "prefill": "reading", "verify": "checking", "ask": "asking"}
 """Stages that get a bar and what it says; frames are decoded just ahead of "encode"."""
-UNITS = {"encode": "frames", "prefill": "tokens", "verify": "memories"}
+UNITS = {"encode": "frames", "prefill": "tokens", "verify": "memories", "ask": "frames"}
 
 
 def say(message: str, *, kind: str = "") -> None:
