@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from longtake.commands.ask import ask, chat
+from longtake.commands.evaluate import evaluate
 from longtake.commands.inspect import inspect_target
 from longtake.commands.train import train
 from longtake.exits import EPILOG, Commands
@@ -52,6 +53,7 @@ def longtake(
 app.command()(ask)
 app.command()(chat)
 app.command("inspect")(inspect_target)
+app.command("eval")(evaluate)
 app.command()(train)
 
 
