@@ -26,8 +26,11 @@ from longtake.flags import (
 from longtake.terminal import bars, note, say, table
 
 if TYPE_CHECKING:
+    from longtake.evaluate.plan import Plan
     from longtake.evaluate.report import Report
+    from longtake.evaluate.results import Row
     from longtake.evaluate.run import Asking
+    from longtake.evaluate.tasks import Task
     from longtake.system import System
 
 TaskName = Annotated[
@@ -272,9 +275,9 @@ def notes(report: Report) -> list[str]:
     told = {
         "failed with an error and are not counted": len(report.failed),
         f"not asked: {len(report.missing)} videos are missing": report.missing_questions,
-        "answers say no option and count as wrong": report.unread,
+        "answers name no option, or no moment, and count as wrong": report.unread,
         "have no right answer among their options and count as wrong": report.keyless,
-        "were asked without subtitles, having none": report.unsubtitled,
+        "were asked without subtitles, there being none at what was seen": report.unsubtitled,
         "were not answered in every order and are not counted": report.incomplete,
     }
     lines += [f"{count:,} {what}" for what, count in told.items() if count]

@@ -14,7 +14,7 @@ from typing import Any
 
 from longtake.errors import StoreError
 from longtake.evaluate.plan import Plan
-from longtake.evaluate.prompts import Style
+from longtake.evaluate.prompts import Style, letter_of
 from longtake.evaluate.published import Published, name_of, published_for
 from longtake.evaluate.results import Row
 from longtake.evaluate.tasks import Example, Figure, Scored, Task
@@ -33,7 +33,7 @@ class Report:
     asked: int
     """Of these, those of the limit whose videos are there."""
     answered: int
-    """The figures are over these."""
+    """Of these, those that got an answer; the figures are over them."""
     failed: tuple[Row, ...]
     """Questions that ended in an error, with what it was."""
     missing: tuple[str, ...]
@@ -101,7 +101,7 @@ def _report(
         total=len(task),
         asked=asked,
         answered=len(scored),
-        unread=sum(not one.read for one in scored),
+        unread=sum(not readable(one) for one in scored),
         keyless=sum(not one.answer for one in options),
         figures=task.figures(scored),
         published=published_for(
@@ -109,6 +109,12 @@ def _report(
         ),
         **told,
     )
+
+
+def readable(one: Scored) -> bool:
+    """Whether an answer names an option, or a moment."""
+    letters = [letter_of(place) for place in range(len(one.example.options))]
+    return bool(one.read) if one.example.span is not None else one.read in letters
 
 
 def _incomplete(asked: Sequence[Example], scored: Sequence[Scored]) -> int:
