@@ -45,7 +45,8 @@ def cards(folder: Path, names: tuple[str, str]) -> None:
 
 def lettered(options: list[str], form: str = "{}. {}") -> list[str]:
     """Options with their letters."""
-    return [form.format(letter, text) for letter, text in zip(string.ascii_uppercase, options)]
+    pairs = zip(string.ascii_uppercase, options, strict=False)
+    return [form.format(letter, text) for letter, text in pairs]
 
 
 def dump(path: Path, rows: list[Any]) -> Path:

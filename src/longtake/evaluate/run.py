@@ -116,7 +116,7 @@ def opened(showing: Showing) -> Iterator[str]:
         yield str(showing.video)
         return
     with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder, "frames.mkv")
+        target = Path(folder, "frames.mov")
         yield str(frames_as_video(showing.video, FRAMES_PER_SECOND, target))
 
 

@@ -18,6 +18,8 @@ from longtake.errors import AnnotationError, VideoError
 
 ENDINGS = (".mp4", ".MP4", ".mkv", ".webm", ".avi", ".mov", ".MOV", ".m4v", ".flv", ".ts")
 PICTURES = (".jpg", ".jpeg", ".png")
+PIXELS = {"mjpeg": "yuvj420p", "png": "rgb24"}
+"""What the stream's header says of pictures, which bring their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,16 +88,17 @@ def frames_as_video(folder: Path, per_second: int, target: Path) -> Path:
     """
     pictures = sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES)
     kinds = {"png" if file.suffix.lower() == ".png" else "mjpeg" for file in pictures}
-    if len(kinds) != 1:
-        raise VideoError(f"{folder} holds pictures of {len(kinds)} kinds; expected .jpg or .png")
+    kind = kinds.pop() if len(kinds) == 1 else None
+    if kind is None:
+        raise VideoError(f"{folder} holds pictures of several kinds; expected .jpg or .png")
     try:
         with av.open(str(pictures[0])) as first:
             shape = first.streams.video[0]
             width, height = shape.width, shape.height
-        with av.open(str(target), "w", format="matroska") as container:
-            stream = container.add_stream(kinds.pop(), rate=per_second)
+        with av.open(str(target), "w", format="mov") as container:
+            stream = container.add_stream(kind, rate=per_second)
             assert isinstance(stream, VideoStream)
-            stream.width, stream.height, stream.pix_fmt = width, height, "yuvj420p"
+            stream.width, stream.height, stream.pix_fmt = width, height, PIXELS[kind]
             for number, file in enumerate(pictures):
                 packet = Packet(file.read_bytes())
                 packet.stream, packet.is_keyframe = stream, True
