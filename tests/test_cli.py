@@ -519,6 +519,10 @@ OPTIONS = {
     f"--start --end {CONDENSING}"
     "--max-new-tokens --temperature --top-p --top-k --repetition-penalty --seed --stop "
     "--stream --no-stream",
+    "eval": "task --annotations --videos --subtitles --model -m --style --limit --out --resume "
+    "--retry --predictions --system --vision-tower --device --dtype --max-frames "
+    f"{CONDENSING}"
+    "--max-new-tokens --temperature --top-p --top-k --repetition-penalty --seed --stop --json",
     "inspect": "target --model -m --system --vision-tower --device --dtype --max-frames "
     f"{CONDENSING}"
     "--timeline --json",

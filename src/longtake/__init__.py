@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from longtake.api import ask, load, watch
     from longtake.errors import (
+        AnnotationError,
         CapacityError,
         CheckpointError,
         LongtakeError,
@@ -41,11 +42,13 @@ _HOMES = {
     "CheckpointError": "longtake.errors",
     "PromptError": "longtake.errors",
     "CapacityError": "longtake.errors",
+    "AnnotationError": "longtake.errors",
     "OptionError": "longtake.errors",
     "StoreError": "longtake.errors",
 }
 
 __all__ = [
+    "AnnotationError",
     "Answer",
     "CapacityError",
     "CheckpointError",

@@ -20,9 +20,9 @@ if TYPE_CHECKING:  # it brings torch
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total)."""
 
-STAGES = {"ask": "asking", "encode": "watching", "prefill": "reading"}
+STAGES = {"questions": "asking", "encode": "watching", "prefill": "reading"}
 """Stages that get a bar and what it says; frames are decoded just ahead of "encode"."""
-UNITS = {"ask": "questions", "encode": "frames", "prefill": "tokens"}
+UNITS = {"questions": "questions", "encode": "frames", "prefill": "tokens"}
 
 
 def say(message: str, *, kind: str = "") -> None:

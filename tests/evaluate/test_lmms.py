@@ -81,7 +81,10 @@ def lmms_eval(folder: Path, out: str, *words: str, launcher: tuple[str, ...] = (
     done = subprocess.run(
         command, env=environment, text=True, capture_output=True, timeout=900, check=False
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    # it leaves with 0 after an error too
+    assert done.returncode == 0 and "Error during evaluation" not in done.stderr + done.stdout, (
+        done.stderr[-3000:]
+    )
     return done.stdout + done.stderr
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from longtake.commands.common import loaded
-from longtake.errors import OptionError
+from longtake.errors import AnnotationError, OptionError
 from longtake.flags import (
     Answering,
     Condensing,
@@ -107,24 +107,27 @@ def evaluate(
     if predictions is not None:
         show(scored_again(benchmark, annotations, predictions, style), out, as_json)
         return
-    if videos is None:
-        raise OptionError("say where the videos lie by --videos, or score answers by --predictions")
-    if subtitles is not None and not subtitles.is_dir():
-        raise OptionError(f"{subtitles} is no folder; give the folder of the subtitles")
-    plan = planned(benchmark, Library(folder=videos), limit)
+    library = Library(folder=folder_of(videos, "videos"))
+    if subtitles is not None:
+        folder_of(subtitles, "subtitles")
+    plan = planned(benchmark, library, limit)
     tell_missing(plan)
     folder = out or Path(f"eval-{task}-{slug(model)}")
     check_folder(folder, resume)
-    asking, header = prepared(
-        loaded(model, loading, condensing),
-        task,
-        style=style,
-        frames=max_frames,
-        subtitles=subtitles,
-        answering=answering,
-    )
-    header = {**about(benchmark, annotations), "model": model, **header}
-    show(ask_all(benchmark, plan, asking, header, folder, retry), folder, as_json)
+    system = loaded(model, loading, condensing)
+    asking, how = prepared(system, task, style=style, frames=max_frames, answering=answering)
+    asking = replace(asking, subtitles=subtitles)
+    what = {**about(benchmark, annotations), "model": model, "subtitles": subtitles is not None}
+    show(ask_all(benchmark, plan, asking, {**what, **how}, folder, retry), folder, as_json)
+
+
+def folder_of(path: Path | None, what: str) -> Path:
+    """A folder that is there. Raises OptionError, AnnotationError."""
+    if path is None:
+        raise OptionError(f"say where the {what} lie by --{what}, or score by --predictions")
+    if not path.is_dir():
+        raise AnnotationError(f"{path} is no folder; give the folder of the {what}")
+    return path
 
 
 def prepared(
@@ -133,7 +136,6 @@ def prepared(
     *,
     style: str | None,
     frames: int | None,
-    subtitles: Path | None,
     answering: Answering,
 ) -> tuple[Asking, dict[str, Any]]:
     """How a system asks a benchmark's questions, and what is said of that in results."""
@@ -147,7 +149,6 @@ def prepared(
         style=chosen,
         options=system.options(**given),
         frames=frames or chosen.frames,
-        subtitles=subtitles,
     )
     return asking, {"style": name, **header_of(system, asking)}
 
@@ -198,7 +199,6 @@ def header_of(system: System, asking: Asking) -> dict[str, Any]:
     return {
         "prompts": asdict(asking.style),
         "frames": asking.frames or system.frames,
-        "subtitles": asking.subtitles is not None,
         "system": system.name,
         "fingerprint": system.fingerprint,
         "device": system.model.device.type,

@@ -27,7 +27,7 @@ from longtake.video.sample import Footage, uniform
 
 FRAMES_PER_SECOND = 3
 """Of folders of frames: MVBench's episodic_reasoning."""
-ASKED = "ask"
+ASKED = "questions"
 """Name of the stage that counts questions, for progress."""
 
 
