@@ -564,6 +564,10 @@ OPTIONS = {
     f"--start --end {CONDENSING}"
     "--max-new-tokens --temperature --top-p --top-k --repetition-penalty --seed --stop "
     "--stream --no-stream --sparkline --no-sparkline",
+    "eval": "task --annotations --videos --subtitles --model -m --style --limit --out --resume "
+    "--retry --predictions --system --vision-tower --device --dtype --max-frames "
+    f"{CONDENSING}"
+    "--max-new-tokens --temperature --top-p --top-k --repetition-penalty --seed --stop --json",
     "inspect": "target --model -m --system --vision-tower --device --dtype --max-frames "
     f"{CONDENSING}"
     "--timeline --json",

@@ -13,10 +13,11 @@ from typing import Annotated
 import typer
 
 from longtake.commands.ask import ask, chat
+from longtake.commands.evaluate import evaluate
 from longtake.commands.inspect import inspect_target
 from longtake.commands.library import list_memories, remove_memories, verify_memories
-from longtake.commands.plan import plan_watch
 from longtake.commands.needle import needle
+from longtake.commands.plan import plan_watch
 from longtake.commands.train import train
 from longtake.commands.watch import watch_video
 from longtake.exits import EPILOG, Commands
@@ -62,6 +63,7 @@ app.command("verify")(verify_memories)
 app.command("inspect")(inspect_target)
 app.command("plan")(plan_watch)
 app.command()(needle)
+app.command("eval")(evaluate)
 app.command()(train)
 
 
