@@ -1,0 +1,141 @@
+"""Everything behind the routes, in one place: who waits, what is kept, the engine thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from longtake.serve.conversation import Sight, Talk, checked
+from longtake.serve.engine import Done, Engine, Failed, Text
+from longtake.serve.faults import Refusal
+from longtake.serve.guard import Keys
+from longtake.serve.inbox import Inbox
+from longtake.serve.limits import Limits
+from longtake.serve.media import OWN, Media
+from longtake.serve.memories import Memories
+from longtake.serve.metrics import Metrics
+from longtake.serve.queue import Line, Question
+from longtake.serve.videos import Film, Job, Videos
+
+LOG = logging.getLogger("longtake.serve")
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What clients may know of the model."""
+
+    model: str
+    system: str
+    frames: int
+    """Frames sampled of a video unless a client says otherwise."""
+    created: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """The parts of a server, made once; routes ask it, on the event loop."""
+
+    about: About
+    limits: Limits
+    keys: Keys
+    metrics: Metrics
+    line: Line
+    videos: Videos
+    inbox: Inbox
+    media: Media
+    memories: Memories
+    engine: Engine
+
+    def start(self) -> None:
+        """Begin to work; videos that a stop left unwatched are taken up again."""
+        for job in reversed(self.videos.all()):
+            if job.state == "queued":
+                self._enlist(job)
+        self.engine.start()
+
+    async def stop(self, seconds: float) -> None:
+        """Finish what is under way, end the engine thread."""
+        await asyncio.to_thread(self.engine.stop, seconds)
+
+    async def films(self, urls: Sequence[str], sight: Sight) -> tuple[tuple[Film, ...], Sight]:
+        """The films behind addresses, and how to watch them. Raises Refusal."""
+        if len(urls) == 1 and urls[0].startswith(OWN):
+            job = self.videos.get(urls[0].removeprefix(OWN))
+            own = Sight(max_frames=job.max_frames, start=job.start, end=job.end)
+            return job.films, own if sight == Sight() else sight
+        return tuple([await self.media.film(url) for url in urls]), sight
+
+    def watched(self, films: tuple[Film, ...], sight: Sight, *, kept: bool) -> Job:
+        """The job of films, in the line if it is new. Raises Refusal.
+
+        `kept`: it is watched though nobody should wait for it.
+        """
+        checked(sight, self.limits)
+        for film in films:
+            if not film.still and sight.start is not None and sight.start >= film.seconds:
+                told = f"{film.name} lasts {film.seconds:.1f} s, less than start"
+                raise Refusal(400, "invalid_value", told, param="start")
+        job, new = self.videos.want(films, sight)
+        if job.max_frames is not None and job.max_frames > self.limits.frames:
+            self.videos.drop(job)
+            told = f"that would be {job.max_frames} frames, at most {self.limits.frames} are taken"
+            raise Refusal(400, "too_many_frames", told, param="fps")
+        if kept:
+            self.videos.keep(job)
+        if new:
+            self._enlist(job)
+        return job
+
+    def _enlist(self, job: Job) -> None:
+        try:
+            self.line.enlist(job.id)
+        except Refusal:
+            self.remove(job)
+            raise
+
+    def remove(self, job: Job) -> None:
+        """Forget a video: its memory, and its file unless another video is of the same."""
+        self.line.drop_video(job.id)
+        self.videos.drop(job)
+        self.memories.forget(job.id)
+        for film in job.films:
+            self.media.forget(film, self.videos.uses(film.digest))
+
+    @asynccontextmanager
+    async def waiting(self, job: Job) -> AsyncIterator[asyncio.Event]:
+        """An event that is set once a job is ready or failed; leaving may end an unwanted job."""
+        settled, loop = asyncio.Event(), asyncio.get_running_loop()
+        self.videos.wait_for(job, 1)
+        try:
+            self.videos.listen(job, lambda: loop.call_soon_threadsafe(settled.set))
+            yield settled
+        finally:
+            if self.videos.wait_for(job, -1) and job.state == "queued":
+                self.remove(job)
+
+    @asynccontextmanager
+    async def asking(
+        self, job: Job, talk: Talk, *, stream: bool
+    ) -> AsyncIterator[asyncio.Queue[Text | Done | Failed]]:
+        """What becomes of a question about a job that is ready; leaving gives it up.
+
+        `stream`: pieces of text are told as they are written. Raises Refusal.
+        """
+        loop = asyncio.get_running_loop()
+        heard: asyncio.Queue[Text | Done | Failed] = asyncio.Queue()
+        question = Question(
+            video=job.id,
+            text=talk.question,
+            history=talk.history,
+            options=talk.options,
+            tell=lambda told: loop.call_soon_threadsafe(heard.put_nowait, told),
+            stream=stream,
+        )
+        self.line.join(question)
+        try:
+            yield heard
+        finally:
+            question.left.set()
