@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from longtake.api import ask, load, watch
+    from longtake.api import ask, ask_many, load, watch
     from longtake.errors import (
         CapacityError,
         CheckpointError,
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         StoreError,
         VideoError,
     )
+    from longtake.many import Batch
     from longtake.store import load_memory, save_memory
     from longtake.types import Answer, Frames, Memory, Options, VisualTokens
     from longtake.video.decode import open_video
@@ -26,10 +27,12 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ask": "longtake.api",
+    "ask_many": "longtake.api",
     "load": "longtake.api",
     "watch": "longtake.api",
     "load_memory": "longtake.store",
     "save_memory": "longtake.store",
+    "Batch": "longtake.many",
     "open_video": "longtake.video.decode",
     "Answer": "longtake.types",
     "Frames": "longtake.types",
@@ -47,6 +50,7 @@ _HOMES = {
 
 __all__ = [
     "Answer",
+    "Batch",
     "CapacityError",
     "CheckpointError",
     "Frames",
@@ -60,6 +64,7 @@ __all__ = [
     "VisualTokens",
     "__version__",
     "ask",
+    "ask_many",
     "load",
     "load_memory",
     "open_video",

@@ -9,12 +9,13 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from longtake.engine import Observer, Written, memory_errors, write
+from longtake.engine import Observer, memory_errors, write
 from longtake.errors import OptionError, PromptError
 from longtake.model import LongtakeModel
 from longtake.parts.cache import GrowingCache
 from longtake.parts.text import cut_at_stop
-from longtake.types import Answer, Memory, Options
+from longtake.parts.writing import Pen
+from longtake.types import Answer, Memory, Options, Span, Stats
 
 
 class Speaker(Protocol):
@@ -75,7 +76,7 @@ def answer(
         if ids or features_D is None:
             features_D = speaker.read(cache, ids, observe)
         asked, prompt_tokens = time.perf_counter(), cache.get_seq_length()
-        out: Written = write(
+        pen = write(
             speaker.model,
             features_D,
             cache,
@@ -91,11 +92,16 @@ def answer(
         prefill_seconds=asked - began,
         answer_seconds=time.perf_counter() - asked,
     )
+    return written(pen, observer.spans(memory.durations), stats)
+
+
+def written(pen: Pen, evidence: tuple[Span, ...], stats: Stats) -> Answer:
+    """What a pen has written, as an answer."""
     return Answer(
-        text=cut_at_stop(speaker.text(out.ids), options.stop)[0].strip(),
-        ids=tuple(out.ids),
-        evidence=observer.spans(memory.durations),
-        finish=out.finish,
+        text=cut_at_stop(pen.decode(pen.ids), pen.options.stop)[0].strip(),
+        ids=tuple(pen.ids),
+        evidence=evidence,
+        finish=pen.finish,
         stats=stats,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from longtake.errors import CheckpointError
 from longtake.folder import find, pick_device, pick_dtype
+from longtake.many import answer_together, lined_up
 from longtake.system import System
 from longtake.systems import open_system
 from longtake.types import Answer, Memory
@@ -86,6 +88,29 @@ def ask(
         return system.ask(video, question, chosen)
     memory = system.watch(video, max_frames=max_frames, start=start, end=end)
     return system.ask(memory, question, chosen)
+
+
+def ask_many(
+    video: Source | Memory,
+    questions: Sequence[str],
+    *,
+    model: str | System = "default",
+    max_frames: int | None = None,
+    start: float | None = None,
+    end: float | None = None,
+    **options: Any,
+) -> list[Answer]:
+    """Answer several questions about a video, or about the memory of one, together.
+
+    All share one memory; answers are those of `ask`, in the order of the questions. The rest is as
+    for `ask`.
+    """
+    system = _kept(model)
+    asked = lined_up(questions, system.options(**options))  # refused before anything is watched
+    if isinstance(video, Memory):
+        return answer_together(system, video, asked)
+    memory = system.watch(video, max_frames=max_frames, start=start, end=end)
+    return answer_together(system, memory, asked)
 
 
 def _kept(model: str | System) -> System:

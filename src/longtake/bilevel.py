@@ -127,6 +127,11 @@ class TwoLevelCache(GrowingCache):
         """Where each frame lies in the finer copy."""
 
     @property
+    def shareable(self) -> bool:
+        """Each question has a mixture of its own."""
+        return False
+
+    @property
     def nbytes(self) -> int:
         """Bytes of both copies."""
         return super().nbytes + self.fine.nbytes

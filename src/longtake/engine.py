@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import repeat
-from typing import Literal
 
 import psutil
 import torch
@@ -24,9 +23,8 @@ from longtake.errors import CapacityError, PromptError
 from longtake.model import LongtakeModel
 from longtake.parts.cache import GrowingCache, kv_bytes_per_token
 from longtake.parts.qwen2 import Step
-from longtake.parts.sampling import choose
 from longtake.parts.splice import Piece, embed_pieces, entries_of, piece_tokens, rechunk
-from longtake.parts.text import TextStream
+from longtake.parts.writing import Pen
 from longtake.types import Entry, Options, Reading, Span, VisualTokens
 
 PREFILL_BLOCK = {"cpu": 1024}
@@ -62,10 +60,14 @@ class Observer:
             self._stops_T = self._stops_T.to(weights_BHN.device)
         summed = F.pad(weights_BHN.sum((0, 1), dtype=torch.float64).cumsum(0), (1, 0))
         last = len(summed) - 1  # a prompt that was cut short has frames behind its end
-        begins, ends = (edges.clamp(max=last) for edges in self._edges(layer))
+        begins, ends = (edges.clamp(max=last) for edges in self.edges(layer))
         self.mass_T += (summed[ends] - summed[begins]).float()
 
-    def _edges(self, layer: int) -> tuple[Tensor, Tensor]:
+    def add(self, mass_T: Tensor) -> None:
+        """Attention on each frame that was added up elsewhere."""
+        self.mass_T = self.mass_T.to(mass_T.device) + mass_T
+
+    def edges(self, layer: int) -> tuple[Tensor, Tensor]:
         """Where each frame's tokens begin and end among those that a layer holds."""
         rows = self._rows_of(layer)
         if rows is None:
@@ -241,15 +243,6 @@ def with_next(stream: Iterator[Tensor]) -> Iterator[tuple[Tensor, bool]]:
         yield held, False
 
 
-@dataclass(kw_only=True)
-class Written:
-    """What came out of a decode loop."""
-
-    ids: list[int] = field(default_factory=list)
-    finish: Literal["stop", "length", "cancelled"] = "length"
-    stream: TextStream
-
-
 @torch.no_grad()
 def write(
     model: LongtakeModel,
@@ -261,30 +254,14 @@ def write(
     decode: Callable[[Sequence[int]], str],
     observe: Observer | None = None,
     penalised: Sequence[int] = (),
-) -> Written:
+) -> Pen:
     """Write tokens until an end id, a stop text or the limit.
 
     `features_D`: of the position before. The end id, where one is written, is part of the ids.
     `penalised`: ids that the repetition penalty counts as written already.
     """
-    out = Written(stream=TextStream(decode, options.stop))
-    generator = torch.Generator().manual_seed(options.seed)
-    show = options.on_text or (lambda _: None)
-    while len(out.ids) < options.max_new_tokens:
-        if options.cancelled is not None and options.cancelled():
-            out.finish = "cancelled"
-            break
-        token = choose(model.logits(features_D), [*penalised, *out.ids], options, generator)
-        out.ids.append(token)
-        if token in end_ids:
-            out.finish = "stop"
-            break
-        show(out.stream.push(token))
-        if out.stream.stopped:
-            out.finish = "stop"
-            break
-        if len(out.ids) < options.max_new_tokens:
-            one = model.embed(torch.tensor([token], device=features_D.device))
-            features_D = prefill(model, iter([one]), cache, observe=observe)
-    show(out.stream.finish())
-    return out
+    pen = Pen(options=options, end_ids=end_ids, decode=decode, penalised=penalised)
+    while (token := pen.take(model.logits(features_D))) is not None:
+        one = model.embed(torch.tensor([token], device=features_D.device))
+        features_D = prefill(model, iter([one]), cache, observe=observe)
+    return pen

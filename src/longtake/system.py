@@ -12,47 +12,35 @@ Letters: T frames, C channels, H W pixels, P patches, S sequence, D width.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from typing import Any, ClassVar, Literal, Self
+from functools import partial
+from typing import Any, Literal, Self
 
 import torch
-from torch import Tensor
 
-from longtake.answering import answer, beyond_training, continuable, published_options
+from longtake.answering import beyond_training, continuable
+from longtake.asking import Asking
 from longtake.costs import Stage, kv_numbers, whole_stages
-from longtake.engine import memory_errors, prefill, read_pieces, require_room
+from longtake.engine import memory_errors, read_pieces, require_room
 from longtake.errors import OptionError, PromptError
 from longtake.extend import VisualWindow, extended, positioned, visual_window
-from longtake.folder import Folder, digest
 from longtake.parts.cache import GrowingCache, kv_bytes_per_token
-from longtake.parts.chat import Template, Turn, check_words
+from longtake.parts.chat import Turn, check_words
 from longtake.parts.quantise import BITS, quantised, quantised_bytes_per_token
-from longtake.parts.splice import Piece, embed_pieces, first_tokens, piece_tokens, visual_count
+from longtake.parts.splice import Piece, first_tokens, piece_tokens, visual_count
 from longtake.reader import Following, Known, Progress, Reader, frames_wanted, quiet
-from longtake.seeing import Seeing
 from longtake.types import Answer, Memory, Options, Reading, Stats, VisualTokens
 from longtake.video.inputs import Opened, Source, last_end, opened_video
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class System(Seeing):
+class System(Asking):
     """A loaded model and its wiring. Variants are made with `dataclasses.replace`."""
 
-    penalises_prompt: ClassVar[bool] = False
-    """The repetition penalty counts the prompt's text, because the original's generate() gets ids.
-    Where it gets embeddings it knows of none."""
-
-    folder: Folder
-    """Where it came from."""
-    template: Template
-    """How a prompt looks."""
     frames: int
     """Frames to sample when the caller does not say."""
-    end_ids: frozenset[int]
-    """Token ids that end an answer."""
     window: int | None = None
     """Tokens the checkpoint says it was trained to read."""
     kv: Literal["full", "int8", "int4"] = "full"
@@ -196,13 +184,6 @@ class System(Seeing):
 
     # -- ask --------------------------------------------------------------------------------------
 
-    def options(self, **overrides: Any) -> Options:
-        """Greedy decoding with the checkpoint's repetition penalty, changed by `overrides`.
-
-        With a temperature above 0, top_p and top_k come from generation_config.json as well.
-        """
-        return published_options(self.folder.generation, overrides)
-
     def ask(
         self,
         memory: Memory | None,
@@ -215,17 +196,11 @@ class System(Seeing):
         `history`: earlier questions and answers of this conversation. Raises PromptError for an
         empty question or another system's memory.
         """
-        check_words(question, history)
         options = options or self.options()
         if memory is None:
+            check_words(question, history)
             return self.complete(self.template.prompt(question, history), (), options)
-        if memory.fingerprint != self.fingerprint:
-            raise PromptError(
-                f"this memory was made by {memory.system} with another checkpoint or other "
-                "options; watch the video again"
-            )
-        # the visuals end the memory; what follows them starts with the memory's own words
-        ids = self.tokens(memory.lead + self.template.tail(question, history))
+        ids = self.asked(memory, question, history)
         cache = continuable(memory, self.model)
         if not cache.busy.acquire(blocking=False):
             raise PromptError("this memory is answering another question; wait, or watch again")
@@ -268,30 +243,6 @@ class System(Seeing):
         memory = self._memory(reading, cache, durations, Stats())
         ids = tuple(n for piece in asked if not isinstance(piece, VisualTokens) for n in piece)
         return system._answer(memory, ids, options, reading.features_D)
-
-    def read(
-        self,
-        cache: GrowingCache,
-        ids: Sequence[int],
-        observe: Callable[[int, Tensor], None] | None = None,
-    ) -> Tensor:
-        """Read text behind a memory; features [D] of its last token."""
-        stream = embed_pieces([tuple(ids)] if ids else [], self.model.embed, self.model.device)
-        return prefill(self.model, stream, cache, observe=observe)
-
-    def _answer(
-        self, memory: Memory, ids: Sequence[int], options: Options, features_D: Tensor | None = None
-    ) -> Answer:
-        """Read the ids that follow the memory and write.
-
-        `features_D`: of the memory's last position, for an answer that follows without a word.
-        """
-        return answer(self, memory, ids, options, features_D)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Digest of the checkpoint and of what shapes a memory."""
-        return digest(self.folder, repr(self.shape()))
 
     def shape(self) -> tuple[object, ...]:
         """What shapes a memory, besides the checkpoint."""

@@ -6,7 +6,7 @@ apart and merged by their log-sum-exps, which is exact (FlashAttention, section 
 by rescaling).
 
 Letters: B batch, H query heads, K key/value heads, G = H/K, S queries, N keys, P past keys, E head
-width.
+width, M folded queries (G * S).
 """
 
 import torch
@@ -69,20 +69,64 @@ def last_row_weights(q_BHSE: Tensor, k_BKNE: Tensor) -> Tensor:
     return scores.float().softmax(-1).flatten(1, 2)
 
 
+def attend_part(
+    q_BKME: Tensor, k_BKNE: Tensor, v_BKNE: Tensor, mask_B1MN: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Attention over some of the keys, [B, K, M, E], and its log-sum-exps [B, K, M], fp32.
+
+    Queries are folded: M = G * S. `mask` is added to the scores. Parts join by `merge`.
+    """
+    if q_BKME.device.type == "cpu":
+        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        out, lse = flash(q_BKME, k_BKNE, v_BKNE, attn_mask=mask_B1MN)
+        return out, lse
+    return attend_part_in_blocks(q_BKME, k_BKNE, v_BKNE, mask_B1MN)
+
+
+def attend_part_in_blocks(
+    q_BKME: Tensor,
+    k_BKNE: Tensor,
+    v_BKNE: Tensor,
+    mask_B1MN: Tensor | None = None,
+    block: int = 4096,
+) -> tuple[Tensor, Tensor]:
+    """The same written out, so many keys at a time: where no kernel returns log-sum-exps."""
+    scaled = q_BKME * q_BKME.shape[-1] ** -0.5
+    whole: tuple[Tensor, Tensor] | None = None
+    for start in range(0, k_BKNE.shape[2], block):
+        span = slice(start, start + block)
+        scores = (scaled @ k_BKNE[:, :, span].transpose(2, 3)).float()
+        if mask_B1MN is not None:
+            scores = scores + mask_B1MN[..., span]
+        lse = scores.logsumexp(-1)
+        # a block of which a query sees nothing has no sum at all
+        weights = (scores - lse.clamp(min=-1e30)[..., None]).exp().to(v_BKNE.dtype)
+        part = (weights @ v_BKNE[:, :, span], lse)
+        whole = part if whole is None else merge(*whole, *part)
+    assert whole is not None
+    return whole
+
+
+def merge(one: Tensor, one_lse: Tensor, two: Tensor, two_lse: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention over two sets of keys as one: outputs [..., M, E] and log-sum-exps [..., M]."""
+    share = torch.sigmoid(one_lse - two_lse)[..., None].to(one.dtype)
+    return torch.lerp(two, one, share), torch.logaddexp(one_lse, two_lse)
+
+
+def fold(q_BHSE: Tensor, groups: int) -> Tensor:
+    """[B, H, S, E] -> [B, K, G*S, E]: heads that share keys become rows, so keys are read once."""
+    return q_BHSE.unflatten(1, (groups, -1)).flatten(2, 3)
+
+
 def _has_flash(q_BHSE: Tensor) -> bool:
     """Whether torch's flash kernel takes this on its device: half precision, Ampere or later."""
     half = q_BHSE.dtype in (torch.float16, torch.bfloat16)
     return half and torch.cuda.get_device_capability(q_BHSE.device)[0] >= 8
 
 
-def _fold(q_BHSE: Tensor, groups: int) -> Tensor:
-    """[B, H, S, E] -> [B, K, G*S, E]: heads that share keys become rows, so keys are read once."""
-    return q_BHSE.unflatten(1, (groups, -1)).flatten(2, 3)
-
-
 def _every_key(q_BHSE: Tensor, k_BKNE: Tensor, v_BKNE: Tensor) -> Tensor:
     """Attention without a mask, keys read once for all heads that share them."""
-    rows = _fold(q_BHSE, k_BKNE.shape[1])
+    rows = fold(q_BHSE, k_BKNE.shape[1])
     # some kernels return a transposed layout, which view() refuses
     return F.scaled_dot_product_attention(rows, k_BKNE, v_BKNE).reshape(q_BHSE.shape)
 
@@ -90,11 +134,10 @@ def _every_key(q_BHSE: Tensor, k_BKNE: Tensor, v_BKNE: Tensor) -> Tensor:
 def _past_then_chunk(q_BHSE: Tensor, k_BKNE: Tensor, v_BKNE: Tensor, past: int) -> Tensor:
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     shape, groups = q_BHSE.shape, k_BKNE.shape[1]
-    rows = _fold(q_BHSE, groups)
+    rows = fold(q_BHSE, groups)
     old, old_lse = flash(rows, k_BKNE[:, :, :past], v_BKNE[:, :, :past])
     old, old_lse = old.reshape(shape), old_lse.reshape(shape[:3])
     repeats = shape[1] // groups
     k_new, v_new = (x[:, :, past:].repeat_interleave(repeats, 1) for x in (k_BKNE, v_BKNE))
     new, new_lse = flash(q_BHSE, k_new, v_new, is_causal=True)
-    share = torch.sigmoid(old_lse - new_lse)[..., None].to(old.dtype)
-    return old * share + new * (1 - share)
+    return merge(old, old_lse, new, new_lse)[0]

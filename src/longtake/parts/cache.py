@@ -61,6 +61,12 @@ class GrowingLayer(DynamicLayer):
         self.value_buffer[:, :, past:total] = value_states
         return self.key_buffer[:, :, :total], self.value_buffer[:, :, :total]
 
+    def shown(self) -> tuple[Tensor, Tensor]:
+        """All keys and values held, [B, K, S, E] each; there must be some."""
+        assert self.keys is not None
+        assert self.values is not None
+        return self.keys, self.values
+
     def buffered(self) -> int:
         """Tokens in the buffers: all of the layer, unless a subclass keeps some elsewhere."""
         return 0 if self.keys is None or self.keys.numel() == 0 else self.keys.shape[-2]
@@ -139,6 +145,11 @@ class GrowingCache(Cache):
     def unread(self) -> bool:
         """Whether layers are left that no memory can hold, since they depend on the question."""
         return False
+
+    @property
+    def shareable(self) -> bool:
+        """Whether every question is answered behind these same keys and values."""
+        return not self.unread
 
     def rows_of(self, layer: int) -> Tensor | None:
         """Which of a memory's tokens a layer holds, in order: [N]; None is all of them."""

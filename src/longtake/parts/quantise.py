@@ -67,6 +67,11 @@ class QuantisedLayer(GrowingLayer):
         keys, values = super().peek(key_states, value_states)
         return behind(self.packed_keys, keys), behind(self.packed_values, values)
 
+    def shown(self) -> tuple[Tensor, Tensor]:
+        """All keys and values held, made for this call."""
+        keys, values = super().shown()
+        return behind(self.packed_keys, keys), behind(self.packed_values, values)
+
     def get_seq_length(self) -> int:
         """Tokens held, packed or not."""
         return self.packed + self.buffered()

@@ -64,6 +64,16 @@ class Step:
     observe: Callable[[int, Tensor], None] | None = None
     """Called with (layer, the last query's attention [B, H, N]) where it is wanted."""
 
+    def attend(self, layer: int, q_BHSE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor) -> Tensor:
+        """Attention of a layer's rotated queries: [B, H, S, E]; keys and values are appended."""
+        if self.cache is not None:
+            k_BKSE, v_BKSE = self.cache.update(k_BKSE, v_BKSE, layer)
+        if self.observe is not None:
+            self.observe(layer, last_row_weights(q_BHSE, k_BKSE))
+        if self.mask_BSN is None:
+            return attend(q_BHSE, k_BKSE, v_BKSE)
+        return attend_masked(q_BHSE, k_BKSE, v_BKSE, self.mask_BSN)
+
 
 Between = Callable[[int, Tensor, Step], tuple[Tensor, Step]]
 """Called after each layer with (layer, x_BSD, step); returns what the next layer gets."""
@@ -87,15 +97,7 @@ class Attention(nn.Module):
             proj(x_BSD).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
-        q, k = rotate(q, table), rotate(k, table)
-        if step.cache is not None:
-            k, v = step.cache.update(k, v, self.layer)
-        if step.observe is not None:
-            step.observe(self.layer, last_row_weights(q, k))
-        if step.mask_BSN is None:
-            out = attend(q, k, v)
-        else:
-            out = attend_masked(q, k, v, step.mask_BSN)
+        out = step.attend(self.layer, rotate(q, table), rotate(k, table), v)
         return self.o_proj(out.transpose(1, 2).flatten(2))
 
 

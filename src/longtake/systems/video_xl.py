@@ -38,7 +38,7 @@ from longtake.parts.splice import Piece, visual_of
 from longtake.parts.summary import PARAMETERS, SummaryDecoder
 from longtake.parts.windows import Place, Ratios
 from longtake.reader import Fitted, Following
-from longtake.types import Answer, Memory, Options, Reading, VisualTokens
+from longtake.types import Memory, Reading, VisualTokens
 from longtake.wishes import COMMON, NAMES, CondenseWishes
 
 LOOKED_FOR = "beacon_window and beacon_ratio"
@@ -256,18 +256,12 @@ class VideoXL(Llava):
             for into, ratio in zip(caches, ratios, strict=True)
         ]
 
-    def _answer(
-        self,
-        memory: Memory,
-        ids: Sequence[int],
-        options: Options,
-        features_D: Tensor | None = None,
-    ) -> Answer:
+    def ready(self, memory: Memory, ids: Sequence[int], room: int) -> Memory:
         """With two copies, first find the windows the question looks at and make these fine."""
         two = memory.cache
         if isinstance(two, TwoLevelCache) and self.fine is not None and two.windows and ids:
-            memory = self.zoom(memory, two, ids, options.max_new_tokens)
-        return super()._answer(memory, ids, options, features_D)
+            return self.zoom(memory, two, ids, room)
+        return memory
 
     def zoom(self, memory: Memory, two: TwoLevelCache, ids: Sequence[int], room: int) -> Memory:
         """A memory for one question: the windows it looks at fine, as the budget allows."""
