@@ -14,6 +14,7 @@ import typer
 
 from longtake.commands.ask import ask, chat
 from longtake.commands.inspect import inspect_target
+from longtake.commands.serve import serve
 from longtake.commands.train import train
 from longtake.exits import EPILOG, Commands
 
@@ -52,6 +53,7 @@ def longtake(
 app.command()(ask)
 app.command()(chat)
 app.command("inspect")(inspect_target)
+app.command()(serve)
 app.command()(train)
 
 

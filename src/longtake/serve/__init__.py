@@ -2,5 +2,5 @@
 
     request --app--> checked words and files --queue--> one engine thread --> events --> response
 
-Nothing but the engine thread touches the model; everything before it holds texts, paths and numbers.
+Nothing but the engine thread touches the model; all before it holds texts, paths and numbers.
 """

@@ -38,8 +38,12 @@ def create_app(service: Service, hosts: tuple[str, ...]) -> ASGIApp:
         await service.stop(service.limits.drain_seconds)
 
     app = FastAPI(
-        title="longtake", docs_url=None, redoc_url=None, openapi_url="/openapi.json",
-        lifespan=lifespan, redirect_slashes=False,
+        title="longtake",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+        lifespan=lifespan,
+        redirect_slashes=False,
     )
     app.add_exception_handler(Refusal, refused)
     app.add_exception_handler(HTTPException, refused)
@@ -94,8 +98,12 @@ def add_plain(app: FastAPI, service: Service) -> None:
         response = Response(status_code=204)
         if service.keys.token is not None:
             response.set_cookie(
-                COOKIE, service.keys.cookie(), max_age=SESSION_SECONDS, httponly=True,
-                samesite="strict", path="/v1/videos",
+                COOKIE,
+                service.keys.cookie(),
+                max_age=SESSION_SECONDS,
+                httponly=True,
+                samesite="strict",
+                path="/v1/videos",
             )
         return response
 
@@ -108,7 +116,9 @@ def add_plain(app: FastAPI, service: Service) -> None:
     @app.get("/metrics")
     async def metrics() -> Response:
         """Counters, as Prometheus reads them."""
-        return Response(service.metrics.text(), headers={"Content-Type": service.metrics.content_type})
+        return Response(
+            service.metrics.text(), headers={"Content-Type": service.metrics.content_type}
+        )
 
 
 def add_page(app: FastAPI) -> None:

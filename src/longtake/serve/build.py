@@ -74,9 +74,7 @@ def service(system: System, choices: Choices, limits: Limits) -> Service:
     metrics.gauge("memory_bytes", "Bytes of memories held.", lambda: memories.bytes)
     metrics.gauge("stored_bytes", "Bytes of kept files.", lambda: inbox.stored)
     frames = min(system.frames, limits.frames)
-    about = About(
-        model=choices.model, system=system.name, frames=frames, created=int(time.time())
-    )
+    about = About(model=choices.model, system=system.name, frames=frames, created=int(time.time()))
     return Service(
         about=about,
         limits=limits,

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from longtake.serve.conversation import Sight, Talk, talk
-from longtake.serve.engine import Done, Failed, Text
+from longtake.serve.engine import Done, Failed
 from longtake.serve.faults import Refusal, gone
 from longtake.serve.inbox import whole_body
 from longtake.serve.replies import DONE, Reply, comment, event

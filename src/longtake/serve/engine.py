@@ -211,9 +211,11 @@ class Engine:
         except LongtakeError as error:
             self._break(video, refusal(error))
             return
-        except Exception as error:  # noqa: BLE001 - handed on: whoever asked is told, and the log
+        except Exception as error:
             LOG.error("a step of %s failed", video, exc_info=error)
-            self._break(video, Refusal(500, "server_error", "the model failed; see the server's log"))
+            self._break(
+                video, Refusal(500, "server_error", "the model failed; see the server's log")
+            )
             return
         for row in over:
             _, question = group.asked.pop(id(row))
@@ -275,7 +277,7 @@ class Engine:
         except LongtakeError as error:
             outcome = "failed"
             self._videos.failed(job, refusal(error))
-        except Exception as error:  # noqa: BLE001 - handed on: whoever waits is told, and the log
+        except Exception as error:
             LOG.error("watching %s failed", video, exc_info=error)
             outcome = "failed"
             told = Refusal(500, "server_error", "watching failed; see the server's log")

@@ -22,7 +22,7 @@ KINDS = {
 """OpenAI's name of an error's type, by status; other 4xx are invalid requests, 5xx the server's."""
 
 
-class Refusal(Exception):
+class Refusal(Exception):  # noqa: N818 - an answer, not a fault
     """A request that is not served. `message` is one line, shown to the client as it is."""
 
     def __init__(

@@ -159,7 +159,9 @@ class Fetcher:
                         await self._copy(response, write)
                         return urlsplit(url).path.rpartition("/")[2] or "video"
                     url = urljoin(url, moved)
-        raise Refusal(400, "media_unreachable", f"the address redirects more than {REDIRECTS} times")
+        raise Refusal(
+            400, "media_unreachable", f"the address redirects more than {REDIRECTS} times"
+        )
 
     @asynccontextmanager
     async def _get(
@@ -175,7 +177,9 @@ class Fetcher:
             told = f"the address answers with status {response.status}"
             raise Refusal(400, "media_unreachable", told)
         if (header(response, b"content-encoding") or "identity") != "identity":
-            raise Refusal(400, "media_unreachable", "the address sends packed bytes, plain were asked")
+            raise Refusal(
+                400, "media_unreachable", "the address sends packed bytes, plain were asked"
+            )
         said = header(response, b"content-length") or "0"
         count = int(said) if said.isdecimal() else 0
         self._within(count)
@@ -201,7 +205,9 @@ def checked_url(url: str) -> str:
     except ValueError:
         fine, parts = False, urlsplit("")
     if parts.scheme.lower() not in ("http", "https") or not fine:
-        raise Refusal(400, "media_forbidden", "only http and https addresses with a host are fetched")
+        raise Refusal(
+            400, "media_forbidden", "only http and https addresses with a host are fetched"
+        )
     if parts.username is not None or parts.password is not None:
         told = "leave the user name and password out of the address"
         raise Refusal(400, "media_forbidden", told)

@@ -1,4 +1,4 @@
-"""The gate every request passes: which host it names, whose page sent it, who it is, what is logged.
+"""The gate of every request: which host it names, whose page sent it, who it is, what is logged.
 
 A browser sends any page's requests to any address, so a server on loopback is not private by
 itself: the Host header must be one of ours (or a foreign name could be pointed here), and a
@@ -138,7 +138,9 @@ class Guard:
             LOG.info("%s %r %d %.0f ms", scope["method"], path, status, 1000 * took)
 
     def _refused(self, scope: Scope) -> Refusal | None:
-        headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
+        headers = {
+            key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]
+        }
         host = headers.get("host", "")
         if "*" not in self._hosts and host_name(host) not in self._hosts:
             told = "the Host header names another server; start with --allow-host to take it"
@@ -147,8 +149,10 @@ class Guard:
         if origin is not None and origin.partition("://")[2].lower() != host.lower():
             return Refusal(403, "wrong_origin", "requests of other sites' pages are not served")
         path = scope["path"]
-        if path in OPEN or path.startswith(OPEN_FOLDER) or self._keys.fits(
-            headers.get("authorization")
+        if (
+            path in OPEN
+            or path.startswith(OPEN_FOLDER)
+            or self._keys.fits(headers.get("authorization"))
         ):
             return None
         # a cookie comes with every request of a browser, so that it may only read

@@ -18,8 +18,38 @@ from longtake.serve.faults import Refusal
 from longtake.serve.limits import Limits
 
 SUFFIXES = frozenset(
-    "3gp asf avi bmp flv gif h264 hevc ivf jpeg jpg m2ts m4v mkv mov mp4 mpeg mpg mts mxf ogv png "
-    "rm tif tiff ts vob webm webp wmv".split()
+    [
+        "3gp",
+        "asf",
+        "avi",
+        "bmp",
+        "flv",
+        "gif",
+        "h264",
+        "hevc",
+        "ivf",
+        "jpeg",
+        "jpg",
+        "m2ts",
+        "m4v",
+        "mkv",
+        "mov",
+        "mp4",
+        "mpeg",
+        "mpg",
+        "mts",
+        "mxf",
+        "ogv",
+        "png",
+        "rm",
+        "tif",
+        "tiff",
+        "ts",
+        "vob",
+        "webm",
+        "webp",
+        "wmv",
+    ]
 )
 """Ends of file names that are kept; what a file is, its content says."""
 SPARE_BYTES = 256 << 20
@@ -88,7 +118,9 @@ class Inbox:
     def keep(self, arrival: Arrival, name: str) -> Kept:
         """Name a file by its content. Raises Refusal for one without bytes."""
         if not arrival.size:
-            raise Refusal(400, "empty_file", "the file is empty (0 bytes); send a video or a picture")
+            raise Refusal(
+                400, "empty_file", "the file is empty (0 bytes); send a video or a picture"
+            )
         digest, shown = arrival.digest.hexdigest(), harmless_name(name)
         suffix = Path(shown).suffix.lower()
         suffix = suffix if suffix[1:] in SUFFIXES else ".bin"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from longtake.serve.faults import Refusal
 from longtake.serve.limits import Limits
 from longtake.video.decode import Video, open_video
 
-PICTURES = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+PICTURES = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """Formats that are read as pictures: none of them starts another program, as EPS would."""
 JPEG_QUALITY = 80
 
@@ -80,7 +80,9 @@ def look(path: Path, name: str, limits: Limits) -> Looked:
 def within(looked: Looked, limits: Limits) -> None:
     """Raise Refusal for what is longer or larger than allowed."""
     if looked.seconds > limits.video_seconds:
-        told = f"the video lasts {looked.seconds:.0f} s, at most {limits.video_seconds:.0f} are taken"
+        told = (
+            f"the video lasts {looked.seconds:.0f} s, at most {limits.video_seconds:.0f} are taken"
+        )
         raise Refusal(413, "video_too_long", told)
     if looked.width * looked.height > limits.pixels:
         told = f"pictures of {looked.width} x {looked.height} are larger than this server takes"

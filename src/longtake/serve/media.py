@@ -1,4 +1,4 @@
-"""From what a client names - an address, a data URL, a file here, a video's id - to checked files."""
+"""From what a client names (an address, a data URL, a file, a video's id) to checked files."""
 
 from __future__ import annotations
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,7 @@ class Memories:
         return self._system.options(**fields, **calls)
 
     def rows(self, video: str, busy: Collection[str]) -> Batch:
-        """A place to answer questions about a video; `busy` memories stay held. Raises StoreError."""
+        """A place to answer questions about a video; `busy` ones stay held. Raises StoreError."""
         with self._lock:
             memory = self._held.get(video)
         if memory is None:
@@ -59,7 +58,10 @@ class Memories:
         return Batch(self._system, memory, most=self._limits.rows)
 
     def watch(
-        self, job: Job, progress: Callable[[str, int, int], None], busy: Callable[[], Collection[str]]
+        self,
+        job: Job,
+        progress: Callable[[str, int, int], None],
+        busy: Callable[[], Collection[str]],
     ) -> Facts:
         """Watch what a job names, and keep its memory. Raises LongtakeError, Left by `progress`."""
         with sources(job) as opened:

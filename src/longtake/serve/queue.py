@@ -184,7 +184,7 @@ class Line:
             return len(self._videos) + (self._watching is not None)
 
     def place(self, video: str) -> int:
-        """How many videos are watched before this one; 0 if it is being watched or does not wait."""
+        """How many videos are watched before this one; 0 if it does not wait."""
         with self._lock:
             ahead = self._watching is not None
             return self._videos.index(video) + ahead if video in self._videos else 0

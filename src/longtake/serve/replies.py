@@ -53,7 +53,9 @@ class Reply:
 
     def used(self, answer: Answer) -> str:
         """The chunk that counts tokens."""
-        return event(self._object("chat.completion.chunk") | {"choices": [], "usage": usage(answer)})
+        return event(
+            self._object("chat.completion.chunk") | {"choices": [], "usage": usage(answer)}
+        )
 
     def _chunk(self, delta: dict[str, str], finish: str | None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}

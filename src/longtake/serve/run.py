@@ -116,9 +116,7 @@ class Server(uvicorn.Server):
             self.force_exit = True
 
 
-def server(
-    app: ASGIApp, place: Place, limits: Limits, stopping: Callable[[], None]
-) -> Server:
+def server(app: ASGIApp, place: Place, limits: Limits, stopping: Callable[[], None]) -> Server:
     """A server that `run()` starts; `stopping` is called when it is asked to end."""
     timed = type("Timed", (TimedProtocol,), {"header_seconds": limits.header_seconds})
     config = uvicorn.Config(

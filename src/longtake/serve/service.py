@@ -110,6 +110,8 @@ class Service:
         settled, loop = asyncio.Event(), asyncio.get_running_loop()
         self.videos.wait_for(job, 1)
         try:
+            if job.state in ("ready", "failed"):
+                settled.set()
             self.videos.listen(job, lambda: loop.call_soon_threadsafe(settled.set))
             yield settled
         finally:

@@ -24,7 +24,7 @@ State = Literal["queued", "watching", "ready", "failed"]
 KEPT_FAILURES = 32
 
 
-class Left(Exception):
+class Left(Exception):  # noqa: N818 - no error: its client went
     """Nobody wants the video any more."""
 
 
@@ -119,7 +119,7 @@ class Job:
 
 
 class Videos:
-    """All jobs by id; those that are ready or to be kept are in a folder, a small JSON file each."""
+    """All jobs by id; those that are ready or to be kept are in a folder, a JSON file each."""
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         """`fingerprint` of the model: what another has watched is not shown."""
@@ -149,9 +149,7 @@ class Videos:
             job = self._jobs.get(name)
             if job is not None and job.state != "failed" and not job.left.is_set():
                 return job, False
-            job = Job(
-                id=name, films=films, max_frames=frames, start=sight.start, end=sight.end
-            )
+            job = Job(id=name, films=films, max_frames=frames, start=sight.start, end=sight.end)
             self._jobs[name] = job
             return job, True
 

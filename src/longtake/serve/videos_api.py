@@ -54,7 +54,9 @@ def routes(service: Service) -> APIRouter:
     @router.get("")
     async def every() -> Response:
         """All videos, the newest first."""
-        return JSONResponse({"object": "list", "data": [shown(job) for job in service.videos.all()]})
+        return JSONResponse(
+            {"object": "list", "data": [shown(job) for job in service.videos.all()]}
+        )
 
     @router.post("")
     async def send(request: Request) -> Response:
@@ -102,7 +104,9 @@ def routes(service: Service) -> APIRouter:
                 jpeg = await asyncio.to_thread(frame_jpeg, path, at, int(width))
         except (VideoError, StopIteration, OSError) as error:
             raise Refusal(404, "frame_missing", "there is no such frame") from error
-        return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
+        return Response(
+            jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"}
+        )
 
     return router
 
