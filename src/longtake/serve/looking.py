@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from longtake.video.decode import Video, open_video
 
 PICTURES = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """Formats that are read as pictures: none of them starts another program, as EPS would."""
-JPEG_QUALITY = 80
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,18 +85,3 @@ def within(looked: Looked, limits: Limits) -> None:
     if looked.width * looked.height > limits.pixels:
         told = f"pictures of {looked.width} x {looked.height} are larger than this server takes"
         raise Refusal(413, "picture_too_large", told)
-
-
-def frame_jpeg(path: Path, seconds: float, width: int) -> bytes:
-    """The frame on screen at a time, or the picture itself, as a JPEG so wide at most."""
-    image = picture(path)
-    if image is None:
-        with film(path) as video:
-            frames = next(video.read(seconds=[seconds], chunk=1, threads=1))
-        image = Image.fromarray(frames.pixels_TCHW[0].permute(1, 2, 0).numpy())
-    with image:
-        shown = image.convert("RGB")
-    shown.thumbnail((width, 8 * width), Image.Resampling.BICUBIC)
-    out = io.BytesIO()
-    shown.save(out, "JPEG", quality=JPEG_QUALITY)
-    return out.getvalue()

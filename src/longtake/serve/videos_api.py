@@ -6,7 +6,7 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from longtake.serve.conversation import Sight
 from longtake.serve.faults import Refusal
 from longtake.serve.form import Form
 from longtake.serve.inbox import Kept, blocks, whole_body
-from longtake.serve.looking import frame_jpeg
 from longtake.serve.service import Service
+from longtake.serve.stills import Stills
 from longtake.serve.videos import Film, Job
 
 FORM_BYTES = 64 * 1024
@@ -46,7 +46,7 @@ RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 def routes(service: Service) -> APIRouter:
     """The routes, for one server."""
     router = APIRouter(prefix="/v1/videos")
-    decoding = asyncio.Semaphore(2)
+    decoding, stills = asyncio.Semaphore(2), Stills()
 
     def shown(job: Job) -> dict[str, Any]:
         return job.shown(service.line.place(job.id))
@@ -90,6 +90,27 @@ def routes(service: Service) -> APIRouter:
         kind = TYPES.get(path.suffix, "application/octet-stream")
         return FileResponse(path, media_type=kind, headers={"Cache-Control": "private, no-cache"})
 
+    async def drawn(draw: Callable[..., bytes], *what: object) -> Response:
+        try:
+            async with decoding:
+                jpeg = await asyncio.to_thread(draw, *what)
+        except (VideoError, StopIteration, OSError) as error:
+            raise Refusal(404, "frame_missing", "there is no such frame") from error
+        headers = {"Cache-Control": "private, max-age=86400"}
+        return Response(jpeg, media_type="image/jpeg", headers=headers)
+
+    @router.get("/{video}/strip")
+    async def strip(video: str, request: Request) -> Response:
+        """Frames from beginning to end side by side, as a JPEG."""
+        job = service.videos.get(video)
+        path = only_film(job)
+        count = number(request.query_params.get("count"), "count") or 10
+        height = number(request.query_params.get("height"), "height") or 90
+        if job.films[0].still or not (1 <= count <= 40 and 16 <= height <= 240):
+            told = "a video has strips of 1 to 40 frames, 16 to 240 pixels high"
+            raise Refusal(400, "invalid_value", told)
+        return await drawn(stills.strip, path, int(count), int(height))
+
     @router.get("/{video}/frame")
     async def frame(video: str, request: Request) -> Response:
         """The frame on screen at a time, as a JPEG."""
@@ -99,14 +120,7 @@ def routes(service: Service) -> APIRouter:
         if not (0 <= at < 1e9 and 16 <= width <= FRAME_WIDTH):
             told = f"at must be a time, and width 16 to {FRAME_WIDTH}"
             raise Refusal(400, "invalid_value", told)
-        try:
-            async with decoding:
-                jpeg = await asyncio.to_thread(frame_jpeg, path, at, int(width))
-        except (VideoError, StopIteration, OSError) as error:
-            raise Refusal(404, "frame_missing", "there is no such frame") from error
-        return Response(
-            jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"}
-        )
+        return await drawn(stills.frame, path, at, int(width))
 
     return router
 

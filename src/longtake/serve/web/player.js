@@ -2,7 +2,7 @@
 
 import { clock, el, percent } from "./format.js";
 
-const FRAMES = 10;
+const FRAMES = 12;
 const byId = (id) => document.getElementById(id);
 
 /** Where a frame of a video can be had as a picture. */
@@ -90,9 +90,8 @@ export class Player {
       this.box.replaceChildren();
       return;
     }
-    const places = Array.from({ length: FRAMES }, (_, n) => ((n + 0.5) / FRAMES) * video.duration);
-    const strip = el("div", { class: "strip", "aria-hidden": "true" },
-      places.map((at) => el("img", { src: frameAt(video, at), alt: "", loading: "lazy", draggable: "false" })));
+    const src = `/v1/videos/${encodeURIComponent(video.id)}/strip?count=${FRAMES}&height=90`;
+    const strip = el("img", { class: "strip", src, alt: "", draggable: "false" });
     this.head = el("div", { class: "head", "aria-hidden": "true" });
     this.curve = el("div", { class: "curve", "aria-hidden": "true" });
     this.marks = el("div", { class: "marks" });
