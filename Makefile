@@ -22,8 +22,8 @@ help:  ## show this list
 
 venv: $(STAMP)  ## build .venv (again when pyproject.toml or constraints.txt changed)
 
-# The stamp is written last, so an interrupted install is finished by the next call. __init__.py holds the version.
-$(STAMP): pyproject.toml constraints.txt src/longtake/__init__.py
+# The stamp is written last, so an interrupted install is finished by the next call. version.py holds the version.
+$(STAMP): pyproject.toml constraints.txt src/longtake/version.py
 	@command -v "$(PYTHON)" >/dev/null || { echo "make: no '$(PYTHON)' found; name one with PYTHON=/path/to/python" >&2; exit 1; }
 	@"$(PYTHON)" -c '$(SUPPORTED)' || { echo "make: $$("$(PYTHON)" --version) found, but 3.11 to 3.13 is needed; choose with PYTHON=python3.12" >&2; exit 1; }
 	@if ! $(PY) -c 'import pip; $(SUPPORTED)' 2>/dev/null; then \

@@ -21,10 +21,12 @@ from longtake.condense import Condense, Seen, condense, interval_plan
 from longtake.engine import prefill
 from longtake.errors import CapacityError, CheckpointError, OptionError, PromptError, StoreError
 from longtake.inspect import inspect_model
+from longtake.layers_file import part_of
 from longtake.mixing import Turn, mix, stretches
 from longtake.parts.cache import GrowingCache, kv_bytes_per_token
 from longtake.parts.intervals import Intervals
 from longtake.parts.windows import Ratios
+from longtake.sealed import SUMS, Sealed, write_sealed
 from longtake.store import load_memory, save_memory
 from longtake.systems.video_xl import VideoXL
 from longtake.types import Frames, Memory, VisualTokens
@@ -447,14 +449,13 @@ def test_what_is_no_memory_is_told_in_one_line(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, other)
     newer = tmp_path / "newer"
     save_file(load_file(good), newer, {"longtake": json.dumps({"format": 99})})
-    lacking = tmp_path / "lacking"
-    header = {"longtake": _header(good)}
-    save_file({n: t for n, t in load_file(good).items() if n != "2.keys"}, lacking, header)
+    lacking, tensors = tmp_path / "lacking", load_file(good)
+    reseal(good, lacking, {n: t for n, t in tensors.items() if n != "2.keys"})
     for path, words in (
         (tmp_path / "absent", "does not exist"),
         (broken, "no whole memory"),
         (other, "no header"),
-        (newer, "has format 99, this longtake reads 4"),
+        (newer, "has format 99, this longtake reads format 5"),
         (lacking, "does not hold what its header says"),
         (tmp_path, "no whole memory"),
     ):
@@ -465,11 +466,13 @@ def test_what_is_no_memory_is_told_in_one_line(tmp_path: Path) -> None:
         save_memory(load_memory(good), tmp_path / "nowhere" / "x")
 
 
-def _header(path: Path) -> str:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        return str(file.metadata()["longtake"])
+def reseal(path: Path, target: Path, tensors: dict[str, torch.Tensor], **changes: object) -> None:
+    """Write a memory's file anew with other tensors or another header, its checksums right."""
+    header = Sealed(path).header
+    header["memory"] |= changes
+    parts = {name: part_of(tensor) for name, tensor in tensors.items() if name != SUMS}
+    with target.open("wb") as file:
+        write_sealed(file.fileno(), header, parts)
 
 
 def test_a_failed_write_leaves_the_old_file(
@@ -482,7 +485,7 @@ def test_a_failed_write_leaves_the_old_file(
     def fail(*args: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("longtake.store.save_file", fail)
+    monkeypatch.setattr("longtake.sealed.os.fsync", fail)
     with pytest.raises(StoreError, match="No space left"):
         save_memory(memory, target)
     assert target.read_bytes() == old
@@ -728,11 +731,9 @@ def test_complete_holds_a_memory_as_watching_does() -> None:
 
 def test_a_memory_that_lies_is_told(tmp_path: Path) -> None:
     good = save_memory(watch(tiny().variant(ratio=16), 12), tmp_path / "good")
-    header = json.loads(_header(good))
     for length in (5, "9"):
-        header["memory"]["length"] = length
         other = tmp_path / f"length-{length}"
-        save_file(load_file(good), other, {"longtake": json.dumps(header)})
+        reseal(good, other, load_file(good), length=length)
         with pytest.raises(StoreError, match="does not hold what its header says"):
             load_memory(other, "cpu")
     with pytest.raises(OptionError, match="cannot be used here"):

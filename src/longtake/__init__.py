@@ -7,6 +7,8 @@ The public names below are imported when they are first used, so that `import lo
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from longtake.version import __version__
+
 if TYPE_CHECKING:
     from longtake.api import ask, ask_many, load, watch
     from longtake.errors import (
@@ -18,12 +20,12 @@ if TYPE_CHECKING:
         StoreError,
         VideoError,
     )
+    from longtake.library import Library
     from longtake.many import Batch
     from longtake.store import load_memory, save_memory
+    from longtake.stored import Settings, Stored
     from longtake.types import Answer, Frames, Memory, Options, VisualTokens
     from longtake.video.decode import open_video
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "ask": "longtake.api",
@@ -34,6 +36,9 @@ _HOMES = {
     "save_memory": "longtake.store",
     "Batch": "longtake.many",
     "open_video": "longtake.video.decode",
+    "Library": "longtake.library",
+    "Settings": "longtake.stored",
+    "Stored": "longtake.stored",
     "Answer": "longtake.types",
     "Frames": "longtake.types",
     "Memory": "longtake.types",
@@ -54,12 +59,15 @@ __all__ = [
     "CapacityError",
     "CheckpointError",
     "Frames",
+    "Library",
     "LongtakeError",
     "Memory",
     "OptionError",
     "Options",
     "PromptError",
+    "Settings",
     "StoreError",
+    "Stored",
     "VideoError",
     "VisualTokens",
     "__version__",

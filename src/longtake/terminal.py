@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from longtake.units import size as size
+
 if TYPE_CHECKING:  # it brings torch
     from longtake.costs import Comparison, Stage
     from longtake.inspect import ModelReport, VideoReport, WatchReport
@@ -99,15 +101,6 @@ def clock(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     lead = f"{hours}:{minutes:02}" if hours else f"{minutes}"
     return f"{lead}:{rest // 10:02}.{rest % 10}"
-
-
-def size(count: float) -> str:
-    """Bytes in binary units: 512 B, 1.5 KiB, 71.0 MiB."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
 
 
 def work(flops: float) -> str:

@@ -42,6 +42,7 @@ class QuantisedLayer(GrowingLayer):
     @classmethod
     def of(cls, layer: GrowingLayer, kind: Kind, residual: int) -> GrowingLayer:
         """The same tokens, packed but for the last `residual`; an empty layer if there are none."""
+        layer.ready()
         keys, values = layer.keys, layer.values
         if keys is None or values is None or layer.buffered() == 0:
             return GrowingLayer()
