@@ -511,7 +511,7 @@ CONDENSING = (
     "--fine --budget --fine-on --pool --pool-mode --drop --kv --extend "
 )
 OPTIONS = {
-    "ask": "video question --model -m --system --vision-tower --device --dtype --max-frames "
+    "ask": "video questions --model -m --system --vision-tower --device --dtype --max-frames "
     f"--start --end {CONDENSING}"
     "--max-new-tokens --temperature --top-p --top-k --repetition-penalty --seed --stop "
     "--stream --no-stream --json --evidence",

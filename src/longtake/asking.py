@@ -48,7 +48,7 @@ class Asking(Seeing):
 
     def ask_many(
         self,
-        memory: Memory,
+        memory: Memory | None,
         questions: Sequence[str],
         options: Options | Sequence[Options] | None = None,
         histories: Sequence[Sequence[Turn]] | None = None,
@@ -60,6 +60,8 @@ class Asking(Seeing):
         Raises what `ask` raises, and OptionError. For questions that come and go: `longtake.Batch`.
         """
         asked = lined_up(questions, options or self.options(), histories)
+        if memory is None:
+            raise PromptError("without a memory there is nothing to share; ask one by one")
         return answer_together(self, memory, asked, most)
 
     def asked(self, memory: Memory, question: str, history: Sequence[Turn]) -> tuple[int, ...]:

@@ -17,7 +17,9 @@ import typer
 VideoFile = Annotated[
     str, typer.Argument(metavar="VIDEO", help="A video or picture: a file or an http(s) address.")
 ]
-Question = Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask.")]
+Questions = Annotated[
+    list[str], typer.Argument(metavar="QUESTION...", help="What to ask; several are one batch.")
+]
 Target = Annotated[
     str, typer.Argument(metavar="TARGET", help='A video, a model folder, a hub id or "default".')
 ]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from longtake.answering import Speaker
 from longtake.engine import Observer, block_size, prefill, require_bytes
-from longtake.errors import LongtakeError
+from longtake.errors import LongtakeError, PromptError
 from longtake.parts.cache import GrowingCache, kv_bytes_per_token
 from longtake.parts.chat import Turn
 from longtake.parts.shared import Packing, Part, SharedStep, Suffixes, Watched
@@ -67,6 +67,14 @@ class Row:
     def done(self) -> bool:
         """There is an answer, or an error."""
         return self.answer is not None or self.error is not None
+
+    def result(self) -> Answer:
+        """The answer. Raises what ended the row, and PromptError if it is not over."""
+        if self.error is not None:
+            raise self.error
+        if self.answer is None:
+            raise PromptError("this question is not answered yet, or its batch was closed")
+        return self.answer
 
     @property
     def written(self) -> tuple[int, ...]:

@@ -52,6 +52,7 @@ class Batch:
         self._waiting: deque[Row] = deque()
         self._inside: list[Row] = []
         self._lane: Lane | None = None
+        self._held = False
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -105,9 +106,10 @@ class Batch:
         """Give the memory back; rows that are not over are dropped and have no answer."""
         self._waiting.clear()
         self._inside.clear()
-        if self._lane is not None:
-            self._lane = None
+        self._lane = None
+        if self._held:
             self._cache.rewind(self.memory.length)
+            self._held = False
             self._cache.busy.release()
 
     def __enter__(self) -> Self:
@@ -138,6 +140,7 @@ class Batch:
             return
         if not self._cache.busy.acquire(blocking=False):
             raise PromptError("this memory is answering another question; wait, or watch again")
+        self._held = True
         with self._or_nothing():
             self._cache.rewind(self.memory.length)  # whoever used it last may have left something
             kind = Together if self._cache.shareable else Alone
@@ -216,10 +219,7 @@ def answer_together(
         rows = [batch.add(*one) for one in asked]
         while batch.rows:
             batch.step()
-    for row in rows:
-        if row.error is not None:
-            raise row.error
-    return [row.answer for row in rows if row.answer is not None]
+    return [row.result() for row in rows]
 
 
 def lined_up(

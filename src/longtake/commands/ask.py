@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from longtake.commands.common import loaded, opened, reply, watch
+from longtake.commands.common import loaded, opened, reply, tell, together, watch
 from longtake.errors import OptionError, PromptError
 from longtake.flags import (
     Answering,
@@ -18,11 +18,12 @@ from longtake.flags import (
     MaxFrames,
     ModelName,
     Part,
-    Question,
+    Questions,
     StreamFlag,
     VideoFile,
     spread,
 )
+from longtake.terminal import note
 
 LEAVE = ("exit", "quit")
 """What ends a chat, besides the end of input."""
@@ -32,7 +33,7 @@ LEAVE = ("exit", "quit")
 def ask(
     *,
     video: VideoFile,
-    question: Question,
+    questions: Questions,
     model: ModelName = "default",
     loading: Loading,
     max_frames: MaxFrames = None,
@@ -43,9 +44,11 @@ def ask(
     as_json: JsonFlag = False,
     evidence: EvidenceFile = None,
 ) -> None:
-    """Answer one QUESTION about VIDEO."""
-    if not question.strip():
+    """Answer each QUESTION about VIDEO."""
+    if not all(question.strip() for question in questions):
         raise PromptError("the question is empty; ask something")
+    if len(questions) > 1 and (stream or evidence is not None):
+        raise OptionError("--stream and --evidence show one answer; ask one question")
     from longtake.evidence import saver
 
     if stream and as_json:
@@ -53,12 +56,17 @@ def ask(
     with opened(video, answering) as source:
         save_sheet = saver(source, evidence) if evidence is not None else None
         memory = watch(source, system := loaded(model, loading, condensing), max_frames, part)
-        if as_json:
-            answer = system.ask(memory, question, system.options(**answering.given()))
-            about = {"video": video, "question": question, "model": model}
-            print(json.dumps(about | {"system": system.name} | asdict(answer)))
+        if len(questions) == 1 and not as_json:
+            answer = reply(system, memory, questions[0], answering, stream=stream)
         else:
-            answer = reply(system, memory, question, answering, stream=stream)
+            for row in together(system, memory, questions, answering):
+                answer = row.result()
+                if as_json:
+                    about = {"video": video, "question": row.question, "model": model}
+                    print(json.dumps(about | {"system": system.name} | asdict(answer)), flush=True)
+                else:
+                    note(f"> {row.question}")
+                    tell(answer)
         if save_sheet is not None:
             save_sheet(answer)
 

@@ -12,6 +12,7 @@ from longtake.flags import Answering, Condensing, Loading, Part
 from longtake.terminal import bars, busy, harmless, moment, note, say, size
 
 if TYPE_CHECKING:
+    from longtake.lanes import Row
     from longtake.system import System
     from longtake.types import Answer, Memory
     from longtake.video.inputs import Opened
@@ -62,13 +63,32 @@ def reply(
     live = sys.stdout.isatty() if stream is None else stream
     options = system.options(**answering.given(), on_text=printer() if live else None)
     answer = system.ask(memory, question, options, history)
+    tell(answer, live=live)
+    return answer
+
+
+def together(
+    system: System, memory: Memory, questions: Sequence[str], answering: Answering
+) -> Iterator[Row]:
+    """Ask several questions in one batch; rows in order, each as soon as it has its answer."""
+    from longtake.many import Batch
+
+    options = system.options(**answering.given())
+    with Batch(system, memory) as batch:
+        for row in [batch.add(question, options) for question in questions]:
+            while not row.done:
+                batch.step()
+            yield row
+
+
+def tell(answer: Answer, *, live: bool = False) -> None:
+    """Print an answer and what there is to say of it; `live`: its text has been shown."""
     print("" if live else shown(answer.text), flush=True)
     if answer.finish == "length":
         cut = f"the answer was cut at {len(answer.ids)} tokens; raise --max-new-tokens"
         say(cut, kind="warning")
     if answer.evidence:
         note(f"[looked at {', '.join(moment(span) for span in answer.evidence[:3])}]")
-    return answer
 
 
 def printer() -> Callable[[str], None]:

@@ -98,9 +98,9 @@ def attend_part_in_blocks(
         scores = (scaled @ k_BKNE[:, :, span].transpose(2, 3)).float()
         if mask_B1MN is not None:
             scores = scores + mask_B1MN[..., span]
-        lse = scores.logsumexp(-1)
-        # a block of which a query sees nothing has no sum at all
-        weights = (scores - lse.clamp(min=-1e30)[..., None]).exp().to(v_BKNE.dtype)
+        # of a block that a query may not see there is no sum; infinities would not merge
+        lse = scores.logsumexp(-1).clamp(min=-1e30)
+        weights = (scores - lse[..., None]).exp().to(v_BKNE.dtype)
         part = (weights @ v_BKNE[:, :, span], lse)
         whole = part if whole is None else merge(*whole, *part)
     assert whole is not None
