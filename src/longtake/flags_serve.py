@@ -55,7 +55,11 @@ class Bounds:
 
     data: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder of files and memories.  [default: in the cache]"),
+        typer.Option(metavar="DIR", help="Folder of uploaded files.  [default: in the cache]"),
+    ] = None
+    library: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of memories.  [default: the user's library]"),
     ] = None
     allow_root: Annotated[
         list[Path] | None,

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from longtake.commands.common import loaded
@@ -28,10 +29,12 @@ def serve(
 ) -> None:
     """Serve a model: an OpenAI-compatible API and a web page, until it is stopped."""
     require_extra()
+    from longtake.library import Library
     from longtake.serve.app import create_app
     from longtake.serve.build import Choices, service
     from longtake.serve.limits import Limits
     from longtake.serve.run import Place, server
+    from longtake.stored import Settings
 
     place = Place(
         host=listening.host,
@@ -53,6 +56,8 @@ def serve(
         system = loaded(model, loading, condensing)
         choices = Choices(
             folder=bounds.data or default_folder(),
+            library=Library(bounds.library),
+            settings=Settings(model=model, loading=asdict(loading), options=condensing.given()),
             model=Path(model).name if Path(model).is_dir() else model,
             token=place.token,
             roots=tuple(bounds.allow_root or ()),
@@ -98,9 +103,9 @@ def require_extra() -> None:
 
 
 def default_folder() -> Path:
-    """Where files and memories are kept unless told otherwise."""
+    """Where files that come in are kept unless told otherwise."""
     cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "longtake" / "serve"
+    return (Path(cache) if cache else Path.home() / ".cache") / "longtake" / "files"
 
 
 def log_to_stderr() -> None:

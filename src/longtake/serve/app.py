@@ -33,7 +33,7 @@ def create_app(service: Service, hosts: tuple[str, ...]) -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service.start()
+        await service.start()
         yield
         await service.stop(service.limits.drain_seconds)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from longtake.errors import OptionError
+from longtake.library import Library
 from longtake.serve.engine import Engine
 from longtake.serve.fetch import Fetcher, networks
 from longtake.serve.guard import Keys
@@ -18,9 +19,8 @@ from longtake.serve.metrics import Metrics
 from longtake.serve.queue import Line
 from longtake.serve.service import About, Service
 from longtake.serve.videos import Videos
-from longtake.store import load_memory, save_memory
+from longtake.stored import Settings
 from longtake.system import System
-from longtake.types import Memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,11 @@ class Choices:
     """What whoever starts a server chooses besides limits."""
 
     folder: Path
-    """Where files and memories are kept."""
+    """Where files that come in are kept."""
+    library: Library
+    """Where memories are kept."""
+    settings: Settings
+    """How the model was loaded."""
     model: str = "default"
     """The model's name, as clients call it."""
     token: str | None = None
@@ -38,36 +42,21 @@ class Choices:
     """Networks that may be fetched from although they are not public."""
 
 
-class Files:
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def open(self, video: str) -> Memory:
-        return load_memory(self._folder / f"{video}.longtake", "cpu")
-
-    def save(self, video: str, memory: Memory) -> None:
-        save_memory(memory, self._folder / f"{video}.longtake")
-
-    def remove(self, video: str) -> None:
-        (self._folder / f"{video}.longtake").unlink(missing_ok=True)
-
-
 def service(system: System, choices: Choices, limits: Limits) -> Service:
     """The parts of a server. Raises OptionError for a folder or network that cannot be used."""
     for root in choices.roots:
         if not root.is_dir():
             raise OptionError(f"{root} is no folder; name one whose files clients may watch")
     metrics = Metrics()
-    videos = Videos(choices.folder / "videos", system.fingerprint)
+    memories = Memories(system, choices.library, choices.settings, limits)
+    videos = Videos(memories)
     line = Line(questions=limits.waiting, videos=limits.watching)
-    inbox = Inbox(choices.folder / "files", limits, metrics.received.inc)
+    inbox = Inbox(choices.folder, limits, metrics.received.inc)
     fetcher = Fetcher(
         limit_bytes=limits.upload_bytes,
         seconds=limits.fetch_seconds,
         allowed=networks(choices.allowed),
     )
-    memories = Memories(system, Files(choices.folder / "memories"), limits)
     metrics.gauge("questions_waiting", "Questions that wait.", lambda: line.waiting)
     metrics.gauge("questions_answering", "Questions being answered.", lambda: line.answering)
     metrics.gauge("videos_waiting", "Videos waiting or being watched.", lambda: line.videos)

@@ -89,6 +89,9 @@ class Model(Protocol):
     def forget(self, video: str) -> None:
         """Drop a memory."""
 
+    def facts(self, video: str) -> Facts | None:
+        """What a memory that is held says of itself."""
+
 
 class Group:
     """The rows of one memory and who asked them."""
@@ -172,6 +175,8 @@ class Engine:
             self._tell_all(questions, refusal(error))
         else:
             self._groups[video] = group
+            if (facts := self._model.facts(video)) is not None:
+                self._videos.learn(video, facts)
             for question in questions:
                 self._add(group, question)
             if not group.asked:

@@ -168,7 +168,7 @@ class Fetcher:
         self, pool: httpcore.AsyncConnectionPool, url: str
     ) -> AsyncIterator[httpcore.Response]:
         waits = dict.fromkeys(("connect", "read", "write", "pool"), _BLOCK_SECONDS)
-        headers = {"User-Agent": "longtake", "Accept": "*/*", "Accept-Encoding": "identity"}
+        headers = [("User-Agent", "longtake"), ("Accept", "*/*"), ("Accept-Encoding", "identity")]
         async with pool.stream("GET", url, headers=headers, extensions={"timeout": waits}) as found:
             yield found
 

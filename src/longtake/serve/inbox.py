@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,41 +16,6 @@ from starlette.requests import ClientDisconnect, Request
 from longtake.serve.faults import Refusal
 from longtake.serve.limits import Limits
 
-SUFFIXES = frozenset(
-    [
-        "3gp",
-        "asf",
-        "avi",
-        "bmp",
-        "flv",
-        "gif",
-        "h264",
-        "hevc",
-        "ivf",
-        "jpeg",
-        "jpg",
-        "m2ts",
-        "m4v",
-        "mkv",
-        "mov",
-        "mp4",
-        "mpeg",
-        "mpg",
-        "mts",
-        "mxf",
-        "ogv",
-        "png",
-        "rm",
-        "tif",
-        "tiff",
-        "ts",
-        "vob",
-        "webm",
-        "webp",
-        "wmv",
-    ]
-)
-"""Ends of file names that are kept; what a file is, its content says."""
 SPARE_BYTES = 256 << 20
 """Left free on the disk."""
 
@@ -73,7 +37,7 @@ class Inbox:
 
     def __init__(self, folder: Path, limits: Limits, count: Callable[[int], None]) -> None:
         """`count` is told of bytes received."""
-        self.folder = folder
+        self.folder = folder.resolve()
         self._limits = limits
         self._count = count
         self._busy = 0
@@ -84,7 +48,7 @@ class Inbox:
     @property
     def stored(self) -> int:
         """Bytes of all files here."""
-        return sum(entry.stat().st_size for entry in os.scandir(self.folder) if entry.is_file())
+        return sum(path.stat().st_size for path in self.folder.glob("*/*"))
 
     @contextmanager
     def transfer(self) -> Iterator[None]:
@@ -110,22 +74,39 @@ class Inbox:
                 yield arrival
                 file.flush()
                 if arrival.wanted is not None:
+                    arrival.wanted.parent.mkdir(exist_ok=True)
                     arrival.path.replace(arrival.wanted)
             finally:
                 self._count(arrival.size)
                 arrival.path.unlink(missing_ok=True)
 
     def keep(self, arrival: Arrival, name: str) -> Kept:
-        """Name a file by its content. Raises Refusal for one without bytes."""
+        """Put a file into a folder called by its content. Raises Refusal for one without bytes."""
         if not arrival.size:
-            raise Refusal(
-                400, "empty_file", "the file is empty (0 bytes); send a video or a picture"
-            )
+            raise Refusal(400, "empty_file", "the file is empty (0 bytes); send a video or picture")
         digest, shown = arrival.digest.hexdigest(), harmless_name(name)
-        suffix = Path(shown).suffix.lower()
-        suffix = suffix if suffix[1:] in SUFFIXES else ".bin"
-        arrival.wanted = self.folder / f"{digest}{suffix}"
-        return Kept(path=arrival.wanted, name=shown, digest=digest, size=arrival.size)
+        there = self.find(digest)
+        arrival.wanted = None if there else self.folder / digest / shown
+        path = there or self.folder / digest / shown
+        return Kept(path=path, name=shown, digest=digest, size=arrival.size)
+
+    def find(self, digest: str) -> Path | None:
+        """A file with these bytes, if there is one."""
+        return next(iter((self.folder / digest).glob("*")), None)
+
+    def has(self, path: Path) -> bool:
+        """Whether a file is one of these."""
+        return path.parent.parent == self.folder
+
+    def remove(self, digest: str) -> None:
+        """Remove the file with these bytes."""
+        shutil.rmtree(self.folder / digest, ignore_errors=True)
+
+    def sweep(self, wanted: Callable[[str], bool]) -> None:
+        """Remove files that are not wanted, by their digests."""
+        for folder in self.folder.iterdir():
+            if folder.is_dir() and not wanted(folder.name):
+                self.remove(folder.name)
 
     def _free(self) -> int:
         return shutil.disk_usage(self.folder).free - SPARE_BYTES

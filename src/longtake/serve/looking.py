@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -12,8 +13,12 @@ from PIL import Image, UnidentifiedImageError
 from longtake.errors import VideoError
 from longtake.serve.faults import Refusal
 from longtake.serve.limits import Limits
+from longtake.stored import Thumbnail
 from longtake.video.decode import Video, open_video
 
+THUMBNAILS, THUMBNAIL = 6, 160
+"""Kept of each video, and how wide they are."""
+QUALITY = 80
 PICTURES = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """Formats that are read as pictures: none of them starts another program, as EPS would."""
 
@@ -27,6 +32,7 @@ class Looked:
     width: int
     height: int
     frames: int = 1
+    thumbnails: tuple[Thumbnail, ...] = ()
 
 
 def picture(path: Path) -> Image.Image | None:
@@ -55,8 +61,8 @@ def look(path: Path, name: str, limits: Limits) -> Looked:
             with image:
                 looked = Looked(still=True, width=image.width, height=image.height)
                 within(looked, limits)
-                image.load()
-            return looked
+                small = Thumbnail(seconds=0.0, jpeg=jpeg(image.convert("RGB"), THUMBNAIL))
+            return replace(looked, thumbnails=(small,))
         with film(path) as video:
             looked = Looked(
                 still=False,
@@ -65,14 +71,38 @@ def look(path: Path, name: str, limits: Limits) -> Looked:
                 height=video.height,
                 frames=video.frames,
             )
+            within(looked, limits)
+            return replace(looked, thumbnails=thumbnails(video))
     except VideoError as error:
         # the library names the file as it is called here; the client knows it by its own name
         told = str(error).replace(path.name, name)
         raise Refusal(400, "video_unusable", told) from error
     except (OSError, ValueError, SyntaxError) as error:
         raise Refusal(400, "video_unusable", f"{name}: the picture is damaged") from error
-    within(looked, limits)
-    return looked
+
+
+def thumbnails(video: Video) -> tuple[Thumbnail, ...]:
+    """Frames of as many equal stretches of a video. Raises VideoError."""
+    times = [video.duration * (place + 0.5) / THUMBNAILS for place in range(THUMBNAILS)]
+    images = frames_at(video, times)
+    return tuple(
+        Thumbnail(seconds=round(at, 3), jpeg=jpeg(image, THUMBNAIL))
+        for at, image in zip(times, images, strict=True)
+    )
+
+
+def frames_at(video: Video, seconds: Sequence[float]) -> Iterator[Image.Image]:
+    """Frames on screen at these times, in order. Raises VideoError."""
+    for frames in video.read(seconds=seconds, chunk=1, threads=1):
+        yield Image.fromarray(frames.pixels_TCHW[0].permute(1, 2, 0).numpy())
+
+
+def jpeg(image: Image.Image, width: int) -> bytes:
+    """A picture as a JPEG, so wide at most."""
+    out = io.BytesIO()
+    image.thumbnail((width, 8 * width), Image.Resampling.BICUBIC)
+    image.save(out, "JPEG", quality=QUALITY)
+    return out.getvalue()
 
 
 def within(looked: Looked, limits: Limits) -> None:

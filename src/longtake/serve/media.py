@@ -67,8 +67,8 @@ class Media:
             async with self._looking:
                 looked = await asyncio.to_thread(look, kept.path, kept.name, self._limits)
         except Refusal:
-            if kept.path.parent == self._inbox.folder:
-                kept.path.unlink(missing_ok=True)
+            if self._inbox.has(kept.path):
+                self._inbox.remove(kept.digest)
             raise
         film = Film(
             path=str(kept.path),
@@ -76,6 +76,7 @@ class Media:
             digest=kept.digest,
             still=looked.still,
             seconds=looked.seconds,
+            thumbnails=looked.thumbnails,
         )
         remember(self._films, kept.digest, film)
         return film
@@ -85,8 +86,13 @@ class Media:
         if used:
             return
         self._films.pop(film.digest, None)
-        if Path(film.path).parent == self._inbox.folder:
-            Path(film.path).unlink(missing_ok=True)
+        if self._inbox.has(Path(film.path)):
+            self._inbox.remove(film.digest)
+
+    def may_show(self, path: Path) -> bool:
+        """Whether a file is there and may be given out."""
+        ours = self._inbox.has(path) or any(path.is_relative_to(root) for root in self._roots)
+        return ours and path.is_file()
 
     async def _data(self, url: str) -> Film:
         head, comma, body = url.partition(",")

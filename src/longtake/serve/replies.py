@@ -77,13 +77,9 @@ def usage(answer: Answer) -> dict[str, Any]:
 
 
 def extras(answer: Answer, video: str | None) -> dict[str, Any]:
-    """What OpenAI's objects have no place for."""
-    return {
-        "video": video,
-        "finish": answer.finish,
-        "evidence": [asdict(span) for span in answer.evidence],
-        "stats": asdict(answer.stats),
-    }
+    """What OpenAI's objects have no place for: all of an answer but its text and ids."""
+    rest = {name: value for name, value in asdict(answer).items() if name not in ("text", "ids")}
+    return {"video": video, **rest}
 
 
 def event(thing: dict[str, Any]) -> str:

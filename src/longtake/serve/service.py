@@ -7,10 +7,12 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+from longtake.errors import StoreError
 from longtake.serve.conversation import Sight, Talk, checked
 from longtake.serve.engine import Done, Engine, Failed, Text
-from longtake.serve.faults import Refusal
+from longtake.serve.faults import Refusal, refusal
 from longtake.serve.guard import Keys
 from longtake.serve.inbox import Inbox
 from longtake.serve.limits import Limits
@@ -49,16 +51,28 @@ class Service:
     memories: Memories
     engine: Engine
 
-    def start(self) -> None:
-        """Begin to work; videos that a stop left unwatched are taken up again."""
-        for job in reversed(self.videos.all()):
-            if job.state == "queued":
-                self._enlist(job)
+    async def start(self) -> None:
+        """Look at the library, drop files that nothing in it is of, begin to work."""
+        await self.refresh()
+        self.inbox.sweep(self.videos.uses)
         self.engine.start()
 
     async def stop(self, seconds: float) -> None:
         """Finish what is under way, end the engine thread."""
         await asyncio.to_thread(self.engine.stop, seconds)
+        self.memories.close()
+
+    async def refresh(self) -> None:
+        """Look at the library. Raises Refusal."""
+        try:
+            await asyncio.to_thread(self.videos.refresh)
+        except StoreError as error:
+            raise refusal(error) from error
+
+    def path_of(self, job: Job) -> Path | None:
+        """The file of a video, if it came in here or lies in a folder that clients may name."""
+        path = Path(job.films[0].path)
+        return path if job.alone and self.media.may_show(path) else None
 
     async def films(self, urls: Sequence[str], sight: Sight) -> tuple[tuple[Film, ...], Sight]:
         """The films behind addresses, and how to watch them. Raises Refusal."""
@@ -80,11 +94,11 @@ class Service:
                 raise Refusal(400, "invalid_value", told, param="start")
         job, new = self.videos.want(films, sight)
         if job.max_frames is not None and job.max_frames > self.limits.frames:
-            self.videos.drop(job)
+            self.drop(job)
             told = f"that would be {job.max_frames} frames, at most {self.limits.frames} are taken"
             raise Refusal(400, "too_many_frames", told, param="fps")
         if kept:
-            self.videos.keep(job)
+            job.kept = True
         if new:
             self._enlist(job)
         return job
@@ -93,14 +107,21 @@ class Service:
         try:
             self.line.enlist(job.id)
         except Refusal:
-            self.remove(job)
+            self.drop(job)
             raise
 
-    def remove(self, job: Job) -> None:
-        """Forget a video: its memory, and its file unless another video is of the same."""
+    async def remove(self, job: Job) -> None:
+        """Forget a video, and its memory. Raises Refusal if another process asks it now."""
+        try:
+            await asyncio.to_thread(self.memories.forget, job.id)
+        except StoreError as error:
+            raise Refusal(409, "video_in_use", str(error)) from error
+        self.drop(job)
+
+    def drop(self, job: Job) -> None:
+        """Forget a job, and its files unless another video is of the same."""
         self.line.drop_video(job.id)
         self.videos.drop(job)
-        self.memories.forget(job.id)
         for film in job.films:
             self.media.forget(film, self.videos.uses(film.digest))
 
@@ -116,7 +137,7 @@ class Service:
             yield settled
         finally:
             if self.videos.wait_for(job, -1) and job.state == "queued":
-                self.remove(job)
+                self.drop(job)
 
     @asynccontextmanager
     async def asking(

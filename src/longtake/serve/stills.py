@@ -5,22 +5,20 @@ Opening a video reads all its packets, so the last few stay open; pictures made 
 
 from __future__ import annotations
 
-import io
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageOps
 
-from longtake.serve.looking import film, picture
+from longtake.serve.looking import film, frames_at, jpeg, picture
 from longtake.video.decode import Video
 
 OPEN = 4
 """Videos kept open."""
 REMEMBERED_BYTES = 32 << 20
-QUALITY = 80
 
 
 class Shelf:
@@ -47,7 +45,9 @@ class Stills:
         return self._known((path, seconds, width), lambda: self._frame(path, seconds, width))
 
     def strip(self, path: Path, count: int, height: int) -> bytes:
-        """Frames of as many equal stretches of the whole video, side by side. Raises VideoError."""
+        """Frames of as many equal stretches of the whole video, each cut square. Raises
+        VideoError.
+        """
         return self._known((path, "strip", count, height), lambda: self._strip(path, count, height))
 
     def close(self) -> None:
@@ -77,17 +77,15 @@ class Stills:
                 image = next(frames_at(video, [seconds]))
         with image:
             shown = image.convert("RGB")
-        shown.thumbnail((width, 8 * width), Image.Resampling.BICUBIC)
-        return jpeg(shown)
+        return jpeg(shown, width)
 
     def _strip(self, path: Path, count: int, height: int) -> bytes:
         with self._reading(path) as video:
-            width = max(1, min(4 * height, round(height * video.width / video.height)))
-            board = Image.new("RGB", (count * width, height))
+            board = Image.new("RGB", (count * height, height))
             times = [video.duration * (place + 0.5) / count for place in range(count)]
             for place, frame in enumerate(frames_at(video, times)):
-                board.paste(frame.resize((width, height)), (place * width, 0))
-        return jpeg(board)
+                board.paste(ImageOps.fit(frame, (height, height)), (place * height, 0))
+        return jpeg(board, board.width)
 
     @contextmanager
     def _reading(self, path: Path) -> Iterator[Video]:
@@ -105,16 +103,3 @@ class Stills:
                     old.append(self._open.popitem(last=False)[1])
             for one in old:
                 one.stack.close()
-
-
-def frames_at(video: Video, seconds: Sequence[float]) -> Iterator[Image.Image]:
-    """Frames on screen at these times, in order."""
-    for frames in video.read(seconds=seconds, chunk=1, threads=1):
-        yield Image.fromarray(frames.pixels_TCHW[0].permute(1, 2, 0).numpy())
-
-
-def jpeg(image: Image.Image) -> bytes:
-    """A picture as a JPEG."""
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=QUALITY)
-    return out.getvalue()

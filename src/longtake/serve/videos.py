@@ -1,26 +1,26 @@
 """Videos of the server: what is being watched and what has been. No tensors, no model.
 
-A video's id is made of its bytes, of how it is sampled and of the model that watches it, so the
-same file sent twice is watched once.
+What has been watched is in the library (longtake.library), which this mirrors; a video's id is its
+key there, made of its bytes, of how it is sampled and of the model, so that the same file sent
+twice is watched once. Several videos watched together have no place in a library: they stay in
+memory as long as there is room.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from longtake.serve.conversation import Sight
 from longtake.serve.faults import Refusal
+from longtake.stored import Stored, Thumbnail
 
 State = Literal["queued", "watching", "ready", "failed"]
+Part = tuple[float | None, float | None]
+"""Seconds of a video between which it is watched."""
 KEPT_FAILURES = 32
 
 
@@ -38,6 +38,8 @@ class Film:
     """SHA-256 of its bytes."""
     still: bool
     seconds: float
+    thumbnails: tuple[Thumbnail, ...] = ()
+    """A few moments of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,8 @@ class Facts:
     frames: int = 0
     tokens: int = 0
     bytes: int = 0
-    watch_seconds: float = 0.0
+    watch_seconds: float | None = None
+    """None until the memory has been opened."""
     warnings: tuple[str, ...] = ()
 
 
@@ -74,6 +77,11 @@ class Job:
     whole: int = 0
     """Films watched in full."""
     last: int = 0
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is one video, which a library keeps."""
+        return len(self.films) == 1
 
     @property
     def name(self) -> str:
@@ -118,33 +126,42 @@ class Job:
         } | asdict(self.facts)
 
 
-class Videos:
-    """All jobs by id; those that are ready or to be kept are in a folder, a JSON file each."""
+class Known(Protocol):
+    """What is asked of the library and of the model (longtake.serve.memories.Memories)."""
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
-        """`fingerprint` of the model: what another has watched is not shown."""
-        self._folder = folder
-        self._fingerprint = fingerprint
+    def key(self, films: Sequence[Film], frames: int | None, part: Part) -> str:
+        """The id of films watched so."""
+
+    def all(self) -> Sequence[Stored]:
+        """What the library has of this model. Raises StoreError."""
+
+
+class Videos:
+    """All jobs by id. Those of the library appear and go with it."""
+
+    def __init__(self, known: Known) -> None:
+        self._known = known
         self._lock = threading.Lock()
         self._jobs: dict[str, Job] = {}
         self._listeners: dict[str, list[Callable[[], None]]] = {}
-        self._stopped = False
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in sorted(folder.glob("vid_*.json")):
-            if (job := self._read(path)) is not None:
-                self._jobs[job.id] = job
 
-    # -- from the event loop ----------------------------------------------------------------------
+    # -- from the event loop and its helpers ------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Look at the library. Waits for the disk, so no event loop calls it. Raises StoreError."""
+        found = {stored.key: stored for stored in self._known.all()}
+        with self._lock:
+            for job in tuple(self._jobs.values()):
+                if job.state == "ready" and job.alone and job.id not in found:
+                    del self._jobs[job.id]
+            for key, stored in found.items():
+                if key not in self._jobs or self._jobs[key].state == "failed":
+                    self._jobs[key] = job_of(stored)
 
     def want(self, films: tuple[Film, ...], sight: Sight) -> tuple[Job, bool]:
         """The job of these films watched so, and whether it is new and has to be enlisted."""
         frames = sight.frames(max(film.seconds for film in films))
-        said = {
-            "model": self._fingerprint,
-            "films": [film.digest for film in films],
-            "sight": [frames, sight.start, sight.end],
-        }
-        name = f"vid_{hashlib.sha256(json.dumps(said).encode()).hexdigest()[:24]}"
+        name = self._known.key(films, frames, (sight.start, sight.end))
         with self._lock:
             job = self._jobs.get(name)
             if job is not None and job.state != "failed" and not job.left.is_set():
@@ -152,13 +169,6 @@ class Videos:
             job = Job(id=name, films=films, max_frames=frames, start=sight.start, end=sight.end)
             self._jobs[name] = job
             return job, True
-
-    def keep(self, job: Job) -> None:
-        """Watch a job though nobody waits for it; a server that stops takes it up again."""
-        with self._lock:
-            if not job.kept:
-                job.kept = True
-                self._write(job)
 
     def get(self, video: str) -> Job:
         """A job by id. Raises Refusal."""
@@ -179,9 +189,9 @@ class Videos:
             return any(film.digest == digest for job in self._jobs.values() for film in job.films)
 
     def listen(self, job: Job, settled: Callable[[], None]) -> None:
-        """Call `settled` once the job is ready or failed; at once if it is."""
+        """Call `settled` once the job is ready, failed or dropped; at once if it is."""
         with self._lock:
-            if job.state in ("queued", "watching"):
+            if job.state in ("queued", "watching") and self._jobs.get(job.id) is job:
                 self._listeners.setdefault(job.id, []).append(settled)
                 return
         settled()
@@ -196,13 +206,11 @@ class Videos:
             return unwanted
 
     def drop(self, job: Job) -> None:
-        """Forget a job; what is written of it stays if it is to be taken up after a stop."""
+        """Forget a job."""
         job.left.set()
         with self._lock:
             if self._jobs.get(job.id) is job:
                 del self._jobs[job.id]
-                if not (self._stopped and job.kept):
-                    self._path(job.id).unlink(missing_ok=True)
         self._settle(job)
 
     # -- from the engine thread -------------------------------------------------------------------
@@ -217,12 +225,11 @@ class Videos:
             return job
 
     def ready(self, job: Job, facts: Facts) -> bool:
-        """A job is done; written down before anyone is told. False if it was dropped meanwhile."""
+        """A job is done. False if it was dropped meanwhile."""
         with self._lock:
             there = self._jobs.get(job.id) is job
             if there:
                 job.facts, job.part, job.state = facts, 1.0, "ready"
-                self._write(job)
         self._settle(job)
         return there
 
@@ -230,15 +237,19 @@ class Videos:
         """A job has come to nothing; the latest failures are remembered."""
         with self._lock:
             job.state, job.error = "failed", error
-            self._path(job.id).unlink(missing_ok=True)
             failures = [one for one in self._jobs.values() if one.state == "failed"]
             for old in sorted(failures, key=lambda one: one.created)[:-KEPT_FAILURES]:
                 del self._jobs[old.id]
         self._settle(job)
 
+    def learn(self, video: str, facts: Facts) -> None:
+        """More is known of a video, now that its memory was opened."""
+        with self._lock:
+            if video in self._jobs:
+                self._jobs[video].facts = facts
+
     def leave_all(self) -> None:
         """Nobody waits for anything any more: the server stops."""
-        self._stopped = True
         for job in self.all():
             if job.state in ("queued", "watching"):
                 job.left.set()
@@ -249,45 +260,25 @@ class Videos:
         for settled in told:
             settled()
 
-    # -- on disk ----------------------------------------------------------------------------------
 
-    def _path(self, video: str) -> Path:
-        return self._folder / f"{video}.json"
-
-    def _write(self, job: Job) -> None:
-        kept = {
-            "id": job.id,
-            "model": self._fingerprint,
-            "films": [asdict(film) for film in job.films],
-            "max_frames": job.max_frames,
-            "start": job.start,
-            "end": job.end,
-            "created": job.created,
-            "facts": asdict(job.facts) if job.state == "ready" else None,
-        }
-        with tempfile.NamedTemporaryFile("w", dir=self._folder, delete=False) as file:
-            json.dump(kept, file)
-        os.replace(file.name, self._path(job.id))
-
-    def _read(self, path: Path) -> Job | None:
-        """A job as it was left; None for another model's, or a file that is not whole."""
-        try:
-            kept = json.loads(path.read_bytes())
-            if kept["model"] != self._fingerprint:
-                return None
-            facts = None
-            if kept["facts"] is not None:
-                facts = Facts(**{**kept["facts"], "warnings": tuple(kept["facts"]["warnings"])})
-            return Job(
-                id=kept["id"],
-                films=tuple(Film(**film) for film in kept["films"]),
-                max_frames=kept["max_frames"],
-                start=kept["start"],
-                end=kept["end"],
-                created=kept["created"],
-                state="queued" if facts is None else "ready",
-                facts=facts or Facts(),
-                kept=True,
-            )
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+def job_of(stored: Stored) -> Job:
+    """A video of the library."""
+    film = Film(
+        path=stored.video.place,
+        name=stored.video.name,
+        digest=stored.video.digest,
+        still=not stored.seconds,
+        seconds=stored.seconds,
+        thumbnails=stored.thumbnails,
+    )
+    return Job(
+        id=stored.key,
+        films=(film,),
+        max_frames=stored.settings.max_frames,
+        start=stored.settings.start,
+        end=stored.settings.end,
+        created=stored.created.timestamp(),
+        state="ready",
+        facts=Facts(frames=stored.frames, tokens=stored.tokens, bytes=stored.bytes),
+        kept=True,
+    )

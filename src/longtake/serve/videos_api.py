@@ -7,7 +7,6 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -49,11 +48,14 @@ def routes(service: Service) -> APIRouter:
     decoding, stills = asyncio.Semaphore(2), Stills()
 
     def shown(job: Job) -> dict[str, Any]:
-        return job.shown(service.line.place(job.id))
+        return job.shown(service.line.place(job.id)) | {
+            "playable": service.path_of(job) is not None
+        }
 
     @router.get("")
     async def every() -> Response:
         """All videos, the newest first."""
+        await service.refresh()
         return JSONResponse(
             {"object": "list", "data": [shown(job) for job in service.videos.all()]}
         )
@@ -79,15 +81,17 @@ def routes(service: Service) -> APIRouter:
     @router.delete("/{video}")
     async def remove(video: str) -> Response:
         """Forget a video; one that is being watched stops."""
-        service.remove(service.videos.get(video))
+        await service.remove(service.videos.get(video))
         return JSONResponse({"id": video, "object": "video.deleted", "deleted": True})
 
     @router.get("/{video}/content")
     async def content(video: str, request: Request) -> Response:
         """The file itself, or a range of it."""
-        path = only_film(service.videos.get(video))
+        path = service.path_of(service.videos.get(video))
+        if path is None:
+            raise missing()
         check_range(request.headers.get("range"), path.stat().st_size)
-        kind = TYPES.get(path.suffix, "application/octet-stream")
+        kind = TYPES.get(path.suffix.lower(), "application/octet-stream")
         return FileResponse(path, media_type=kind, headers={"Cache-Control": "private, no-cache"})
 
     async def drawn(draw: Callable[..., bytes], *what: object) -> Response:
@@ -103,7 +107,9 @@ def routes(service: Service) -> APIRouter:
     async def strip(video: str, request: Request) -> Response:
         """Frames from beginning to end side by side, as a JPEG."""
         job = service.videos.get(video)
-        path = only_film(job)
+        path = service.path_of(job)
+        if path is None:
+            raise missing()
         count = number(request.query_params.get("count"), "count") or 10
         height = number(request.query_params.get("height"), "height") or 90
         if job.films[0].still or not (1 <= count <= 40 and 16 <= height <= 240):
@@ -114,12 +120,15 @@ def routes(service: Service) -> APIRouter:
     @router.get("/{video}/frame")
     async def frame(video: str, request: Request) -> Response:
         """The frame on screen at a time, as a JPEG."""
-        path = only_film(service.videos.get(video))
+        job = service.videos.get(video)
+        path = service.path_of(job)
         at = number(request.query_params.get("at"), "at") or 0.0
         width = number(request.query_params.get("width"), "width") or 320
         if not (0 <= at < 1e9 and 16 <= width <= FRAME_WIDTH):
             told = f"at must be a time, and width 16 to {FRAME_WIDTH}"
             raise Refusal(400, "invalid_value", told)
+        if path is None:
+            return Response(nearest(job, at), media_type="image/jpeg")
         return await drawn(stills.frame, path, at, int(width))
 
     return router
@@ -189,12 +198,17 @@ def number(value: Any, name: str) -> float | None:
     return found
 
 
-def only_film(job: Job) -> Path:
-    """The file of a video of one file. Raises Refusal."""
-    path = Path(job.films[0].path)
-    if len(job.films) > 1 or not path.is_file():
-        raise Refusal(404, "file_missing", "the file of this video is not here any more")
-    return path
+def nearest(job: Job, seconds: float) -> bytes:
+    """The thumbnail nearest to a time, where the file itself cannot be read. Raises Refusal."""
+    kept = job.films[0].thumbnails
+    if not kept:
+        raise missing()
+    return min(kept, key=lambda one: abs(one.seconds - seconds)).jpeg
+
+
+def missing() -> Refusal:
+    """What is told where there is no file to look into."""
+    return Refusal(404, "file_missing", "the file of this video is not here")
 
 
 def check_range(said: str | None, size: int) -> None:
