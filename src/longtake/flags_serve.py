@@ -11,7 +11,6 @@ import typer
 
 from longtake.errors import OptionError
 
-UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 TOKEN_NAME = "LONGTAKE_TOKEN"
 
 
@@ -71,15 +70,15 @@ class Bounds:
             metavar="NET", help="Private network to fetch from, as 10.1.0.0/16; may be repeated."
         ),
     ] = None
-    max_upload: Annotated[
-        str, typer.Option(metavar="BYTES", help="Largest file, with K, M, G.")
-    ] = "4G"
+    max_upload: Annotated[str, typer.Option(metavar="BYTES", help="Largest file: 500MB, 4GiB.")] = (
+        "4GiB"
+    )
     max_stored: Annotated[str, typer.Option(metavar="BYTES", help="All kept files together.")] = (
-        "64G"
+        "64GiB"
     )
     memory: Annotated[
         str, typer.Option(metavar="BYTES", help="Memories held ready; others are read again.")
-    ] = "4G"
+    ] = "4GiB"
     max_video: Annotated[float, typer.Option(metavar="S", help="Longest video in seconds.")] = (
         6 * 3600.0
     )
@@ -90,13 +89,3 @@ class Bounds:
     timeout: Annotated[
         float, typer.Option(metavar="S", help="Longest time to an answer, watching included.")
     ] = 600.0
-
-
-def bytes_of(text: str) -> int:
-    """A number of bytes from "512M" or "4G". Raises OptionError."""
-    plain = text.strip().upper().removesuffix("B").removesuffix("I")
-    number, unit = (plain[:-1], plain[-1]) if plain and plain[-1] in UNITS else (plain, "")
-    try:
-        return round(float(number) * UNITS[unit])
-    except (ValueError, OverflowError) as error:
-        raise OptionError(f"{text!r} is no number of bytes; write it as 512M or 4G") from error

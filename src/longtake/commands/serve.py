@@ -12,8 +12,9 @@ from pathlib import Path
 from longtake.commands.common import loaded
 from longtake.errors import OptionError
 from longtake.flags import Condensing, Loading, ModelName, spread
-from longtake.flags_serve import Bounds, Listening, bytes_of
+from longtake.flags_serve import Bounds, Listening
 from longtake.terminal import say
+from longtake.units import bytes_of
 
 NEEDED = ("fastapi", "uvicorn", "httpcore", "prometheus_client", "python_multipart")
 
@@ -43,9 +44,9 @@ def serve(
         hosts=tuple(listening.allow_host or ()),
     )
     limits = Limits(
-        upload_bytes=bytes_of(bounds.max_upload),
-        stored_bytes=bytes_of(bounds.max_stored),
-        memory_bytes=bytes_of(bounds.memory),
+        upload_bytes=bytes_of(bounds.max_upload, "max_upload"),
+        stored_bytes=bytes_of(bounds.max_stored, "max_stored"),
+        memory_bytes=bytes_of(bounds.memory, "memory"),
         video_seconds=bounds.max_video,
         waiting=bounds.queue,
         rows=bounds.rows,

@@ -84,8 +84,8 @@ function facts(video) {
     ["Frames seen", String(video.frames)],
     ["Tokens", video.tokens.toLocaleString("en")],
     ["Memory", size(video.bytes)],
-    ["Watched in", took(video.watch_seconds)],
-  ];
+    ["Watched in", video.watch_seconds === null ? null : took(video.watch_seconds)],
+  ].filter(([, value]) => value !== null);
   byId("facts").replaceChildren(...rows.flatMap(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
   for (const warning of video.warnings) {
     byId("facts").append(el("p", { class: "bad" }, warning));

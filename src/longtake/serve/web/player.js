@@ -2,7 +2,8 @@
 
 import { clock, el, percent } from "./format.js";
 
-const FRAMES = 12;
+const MOST_FRAMES = 24;
+const TRACK_HEIGHT = 60;
 const byId = (id) => document.getElementById(id);
 
 /** Where a frame of a video can be had as a picture. */
@@ -29,13 +30,14 @@ export class Player {
   show(video) {
     this.video = video;
     this.time = 0;
-    this.film.hidden = video.still;
-    this.still.hidden = !video.still;
+    const frames = video.still || !video.playable;
+    this.film.hidden = frames;
+    this.still.hidden = !frames;
     byId("cannot").hidden = true;
     this.film.removeAttribute("src");
     const content = `/v1/videos/${encodeURIComponent(video.id)}/content`;
-    if (video.still) {
-      this.still.src = content;
+    if (frames) {
+      this.still.src = frameAt(video, 0, 960);
       this.still.alt = video.name;
     } else {
       this.film.poster = frameAt(video, 0, 960);
@@ -90,8 +92,11 @@ export class Player {
       this.box.replaceChildren();
       return;
     }
-    const src = `/v1/videos/${encodeURIComponent(video.id)}/strip?count=${FRAMES}&height=90`;
-    const strip = el("img", { class: "strip", src, alt: "", draggable: "false" });
+    // as many square frames as fit the track, so that none is squeezed
+    const box = this.box.getBoundingClientRect();
+    const count = Math.min(MOST_FRAMES, Math.max(4, Math.round(box.width / TRACK_HEIGHT)));
+    const src = `/v1/videos/${encodeURIComponent(video.id)}/strip?count=${count}&height=${2 * TRACK_HEIGHT}`;
+    const strip = video.playable ? el("img", { class: "strip", src, alt: "", draggable: "false" }) : null;
     this.head = el("div", { class: "head", "aria-hidden": "true" });
     this.curve = el("div", { class: "curve", "aria-hidden": "true" });
     this.marks = el("div", { class: "marks" });
@@ -101,7 +106,7 @@ export class Player {
       onkeydown: (event) => this.key(event),
       onpointerdown: (event) => this.press(event),
       onpointermove: (event) => event.buttons === 1 && this.press(event),
-    }, strip, this.curve, this.head);
+    }, [strip, this.curve, this.head]);
     const ticks = el("div", { class: "ticks", "aria-hidden": "true" },
       [0, 0.25, 0.5, 0.75, 1].map((share) => el("span", {}, clock(share * video.duration, video.duration < 20 ? 1 : 0))));
     this.box.replaceChildren(this.track, this.marks, ticks);
@@ -152,7 +157,7 @@ export class Player {
     this.curve.replaceChildren(...weights.map((weight, n) => {
       const bar = el("i");
       const from = timeline.seconds[n];
-      const to = timeline.seconds[n + 1] ?? this.video.duration;
+      const to = timeline.seconds[n + 1] ?? timeline.end;
       bar.style.left = `${(100 * from) / this.video.duration}%`;
       bar.style.width = `${(100 * Math.max(0, to - from)) / this.video.duration}%`;
       bar.style.height = `${100 * (weight / most)}%`;

@@ -118,7 +118,7 @@ export class Talk {
       }
       if (chunk.longtake) {
         one.evidence = chunk.longtake.evidence;
-        one.timeline = chunk.longtake.timeline ?? null;
+        one.timeline = chunk.longtake.timeline?.find((line) => line.visual === 0) ?? null;
         one.cut = chunk.choices[0]?.finish_reason === "length";
       }
       if (chunk.usage) one.tokens = chunk.usage.completion_tokens;

@@ -147,7 +147,7 @@ export class Videos {
   made(video) {
     const ready = video.status === "ready";
     const busy = ["queued", "watching"].includes(video.status);
-    const picture = ready ? el("img", { src: frameAt(video, (video.duration || 0) * 0.1), alt: "" }) : null;
+    const picture = ready || video.playable ? el("img", { src: frameAt(video, (video.duration || 0) * 0.1), alt: "" }) : null;
     const open = el("button", {
       type: "button", class: "open", "aria-current": video.id === this.picked ? "true" : null,
       onclick: () => this.pick(video.id),
