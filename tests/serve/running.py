@@ -105,7 +105,9 @@ class Running:
 
     def chat(self, video: str, question: str, **more: Any) -> Reply:
         """Ask about a video of this server."""
-        return self.ask("POST", "/v1/chat/completions", question_about(f"longtake:{video}", question, **more))
+        return self.ask(
+            "POST", "/v1/chat/completions", question_about(f"longtake:{video}", question, **more)
+        )
 
 
 def question_about(url: str, question: str, **more: Any) -> dict[str, Any]:
@@ -121,7 +123,14 @@ def card_clip(folder: Path, name: str = "card.mp4", card: Card = CARD) -> Path:
 
 
 @contextmanager
-def running(folder: Path, *, token: str | None = None, hosts: tuple[str, ...] = (), limits: Limits | None = None, **more: Any) -> Iterator[Running]:
+def running(
+    folder: Path,
+    *,
+    token: str | None = None,
+    hosts: tuple[str, ...] = (),
+    limits: Limits | None = None,
+    **more: Any,
+) -> Iterator[Running]:
     """A server, stopped at the end."""
     limits = limits or Limits(drain_seconds=2.0)
     system = load("default", device="cpu")

@@ -63,7 +63,9 @@ def test_a_stream_adds_up_to_the_answer(client: openai.OpenAI, video: str) -> No
     assert sum(map(bool, pieces)) > 1
     assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "stop"
     assert chunks[-1].usage == whole.usage
-    assert chunks[-2].model_extra["longtake"]["evidence"] == whole.model_extra["longtake"]["evidence"]
+    assert (
+        chunks[-2].model_extra["longtake"]["evidence"] == whole.model_extra["longtake"]["evidence"]
+    )
     assert len({chunk.id for chunk in chunks}) == 1
 
 
@@ -99,8 +101,13 @@ def test_instructions_stand_before_the_first_question(
     plain = live.ask("POST", "/v1/chat/completions", body).json["usage"]["prompt_tokens"]
     body["messages"].insert(0, {"role": "system", "content": "Be short."})
     system = load("default", device="cpu")
-    more = len(system.tokens("Be short.\n\n" + QUESTIONS["word"])) - len(system.tokens(QUESTIONS["word"]))
-    assert live.ask("POST", "/v1/chat/completions", body).json["usage"]["prompt_tokens"] == plain + more
+    more = len(system.tokens("Be short.\n\n" + QUESTIONS["word"])) - len(
+        system.tokens(QUESTIONS["word"])
+    )
+    assert (
+        live.ask("POST", "/v1/chat/completions", body).json["usage"]["prompt_tokens"]
+        == plain + more
+    )
 
 
 def test_a_data_url_is_watched_and_watched_once(live: Running, clip: Path) -> None:
@@ -127,22 +134,39 @@ def test_local_files_only_below_the_roots(live: Running, clip: Path) -> None:
     root = live.service.media._roots[0]
     (root / "inside.mp4").write_bytes(clip.read_bytes())
     (root / "link.mp4").symlink_to(clip)
-    body = question_about(f"file://{root}/inside.mp4", QUESTIONS["word"], longtake={"max_frames": 8})
+    body = question_about(
+        f"file://{root}/inside.mp4", QUESTIONS["word"], longtake={"max_frames": 8}
+    )
     assert live.ask("POST", "/v1/chat/completions", body).status == 200
-    refused = [f"file://{clip}", f"file://{root}/../x", f"file://{root}/link.mp4", f"file://{root}/%2e%2e/x"]
+    refused = [
+        f"file://{clip}",
+        f"file://{root}/../x",
+        f"file://{root}/link.mp4",
+        f"file://{root}/%2e%2e/x",
+    ]
     for url in refused:
         got = live.ask("POST", "/v1/chat/completions", question_about(url, "What?"))
         assert (got.status, got.error["code"]) == (403, "media_forbidden"), url
-    missing = live.ask("POST", "/v1/chat/completions", question_about(f"file://{root}/none.mp4", "What?"))
+    missing = live.ask(
+        "POST", "/v1/chat/completions", question_about(f"file://{root}/none.mp4", "What?")
+    )
     assert (missing.status, missing.error["code"]) == (400, "video_unusable")
 
 
 def test_a_picture_is_told_to_go_where_the_model_reads_none(live: Running, tmp_path: Path) -> None:
     Image.new("RGB", (64, 48), "red").save(tmp_path / "red.png")
     url = "data:image/png;base64," + base64.b64encode((tmp_path / "red.png").read_bytes()).decode()
-    body = {"messages": [{"role": "user", "content": [
-        {"type": "image_url", "image_url": {"url": url, "detail": "auto"}},
-        {"type": "text", "text": "What?"}]}]}
+    body = {
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image_url", "image_url": {"url": url, "detail": "auto"}},
+                    {"type": "text", "text": "What?"},
+                ],
+            }
+        ]
+    }
     got = live.ask("POST", "/v1/chat/completions", body)
     assert got.status in (200, 400)
     if got.status == 400:
@@ -151,7 +175,9 @@ def test_a_picture_is_told_to_go_where_the_model_reads_none(live: Running, tmp_p
 
 def test_sampling_options_reach_the_model(live: Running, video: str) -> None:
     def text(**options: object) -> str:
-        return live.chat(video, QUESTIONS["word"], **options).json["choices"][0]["message"]["content"]
+        return live.chat(video, QUESTIONS["word"], **options).json["choices"][0]["message"][
+            "content"
+        ]
 
     drawn = [text(temperature=5, seed=seed, max_tokens=6) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
@@ -170,6 +196,10 @@ def test_models(client: openai.OpenAI) -> None:
 
 def test_errors_come_as_the_clients_own(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="no video"):
-        client.chat.completions.create(model="default", messages=[{"role": "user", "content": "Hi"}])
+        client.chat.completions.create(
+            model="default", messages=[{"role": "user", "content": "Hi"}]
+        )
     with pytest.raises(openai.NotFoundError):
-        client.chat.completions.create(model="default", messages=messages("longtake:nothing", "What?"))
+        client.chat.completions.create(
+            model="default", messages=messages("longtake:nothing", "What?")
+        )

@@ -117,8 +117,8 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = dressed(message.get("headers", ()))
-                if status >= 400:
-                    await body.drain()
+                if status >= 400 and not await body.drained():
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         try:
@@ -177,15 +177,19 @@ class Body:
             self._over = True
         return message
 
-    async def drain(self) -> None:
-        """Read on for a moment: a client that still sends would not see why it is refused."""
+    async def drained(self) -> bool:
+        """Read on for a moment: a client that still sends would not see why it is refused.
+
+        Whether all of it came.
+        """
         count = 0
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
                 while not self._over and count < DRAIN_BYTES:
                     count += len((await self.receive()).get("body", b""))
         except TimeoutError:
-            self._over = True
+            return False
+        return self._over
 
 
 def host_name(host: str) -> str:

@@ -193,5 +193,8 @@ def sources(job: Job) -> Iterator[list[Source | Opened]]:
         for one in job.films:
             path = Path(one.path)
             image = picture(path) if one.still else None
-            opened.append(stack.enter_context(image if image is not None else film(path)))
+            if image is not None:
+                opened.append(stack.enter_context(image))
+            else:
+                opened.append(stack.enter_context(film(path)))
         yield opened

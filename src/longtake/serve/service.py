@@ -133,7 +133,11 @@ class Service:
         try:
             if job.state in ("ready", "failed"):
                 settled.set()
-            self.videos.listen(job, lambda: loop.call_soon_threadsafe(settled.set))
+
+            def tell() -> None:
+                loop.call_soon_threadsafe(settled.set)
+
+            self.videos.listen(job, tell)
             yield settled
         finally:
             if self.videos.wait_for(job, -1) and job.state == "queued":
@@ -149,12 +153,16 @@ class Service:
         """
         loop = asyncio.get_running_loop()
         heard: asyncio.Queue[Text | Done | Failed] = asyncio.Queue()
+
+        def tell(told: Text | Done | Failed) -> None:
+            loop.call_soon_threadsafe(heard.put_nowait, told)
+
         question = Question(
             video=job.id,
             text=talk.question,
             history=talk.history,
             options=talk.options,
-            tell=lambda told: loop.call_soon_threadsafe(heard.put_nowait, told),
+            tell=tell,
             stream=stream,
         )
         self.line.join(question)
