@@ -1,5 +1,7 @@
-"""Sixty and more requests that mean harm, or are broken: the right status, a JSON error, no traceback,
-and the server goes on serving."""
+"""Sixty and more requests that mean harm, or are broken.
+
+Each gets the right status and a JSON error, no traceback, and the server goes on serving.
+"""
 
 import json
 import logging

@@ -18,6 +18,7 @@ from longtake.serve.memories import Memories
 from longtake.serve.metrics import Metrics
 from longtake.serve.queue import Line
 from longtake.serve.service import About, Service
+from longtake.serve.stills import Stills
 from longtake.serve.videos import Videos
 from longtake.stored import Settings
 from longtake.system import System
@@ -74,5 +75,6 @@ def service(system: System, choices: Choices, limits: Limits) -> Service:
         inbox=inbox,
         media=Media(inbox, fetcher, limits, choices.roots),
         memories=memories,
+        stills=Stills(),
         engine=Engine(memories, videos, line, limits, metrics),
     )

@@ -58,6 +58,8 @@ def is_public(address: Address) -> bool:
 
 def _is_global(one: Address) -> bool:
     special = one.is_multicast or one.is_reserved or one.is_unspecified or one.is_loopback
+    if isinstance(one, ipaddress.IPv6Address):
+        special = special or one.is_site_local
     return one.is_global and not special
 
 

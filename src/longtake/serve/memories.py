@@ -123,15 +123,17 @@ class Memories:
 
         Raises LongtakeError, and Left by `progress`.
         """
-        part = {"max_frames": job.max_frames, "start": job.start, "end": job.end}
+        frames, start, end = job.max_frames, job.start, job.end
         with sources(job) as opened:
-            memory = self._system.watch(*opened, progress=progress, **part)
+            memory = self._system.watch(
+                *opened, max_frames=frames, start=start, end=end, progress=progress
+            )
         if job.alone:
             self._library.save(
                 memory,
                 system=self._system,
                 source=Path(job.films[0].path),
-                settings=replace(self._settings, **part),
+                settings=replace(self._settings, max_frames=frames, start=start, end=end),
                 thumbnails=job.films[0].thumbnails,
             )
         self._hold(job.id, Held(memory=memory), busy())

@@ -20,6 +20,7 @@ from longtake.serve.media import OWN, Media
 from longtake.serve.memories import Memories
 from longtake.serve.metrics import Metrics
 from longtake.serve.queue import Line, Question
+from longtake.serve.stills import Stills
 from longtake.serve.videos import Film, Job, Videos
 
 LOG = logging.getLogger("longtake.serve")
@@ -49,6 +50,7 @@ class Service:
     inbox: Inbox
     media: Media
     memories: Memories
+    stills: Stills
     engine: Engine
 
     async def start(self) -> None:
@@ -61,6 +63,7 @@ class Service:
         """Finish what is under way, end the engine thread."""
         await asyncio.to_thread(self.engine.stop, seconds)
         self.memories.close()
+        self.stills.close()
 
     async def refresh(self) -> None:
         """Look at the library. Raises Refusal."""
@@ -140,8 +143,8 @@ class Service:
             self.videos.listen(job, tell)
             yield settled
         finally:
-            if self.videos.wait_for(job, -1) and job.state == "queued":
-                self.drop(job)
+            if self.videos.wait_for(job, -1):
+                self.drop(job)  # if it is being watched, the engine thread leaves off
 
     @asynccontextmanager
     async def asking(

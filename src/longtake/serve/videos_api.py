@@ -19,7 +19,6 @@ from longtake.serve.faults import Refusal
 from longtake.serve.form import Form
 from longtake.serve.inbox import Kept, blocks, whole_body
 from longtake.serve.service import Service
-from longtake.serve.stills import Stills
 from longtake.serve.videos import Film, Job
 
 FORM_BYTES = 64 * 1024
@@ -45,7 +44,7 @@ RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 def routes(service: Service) -> APIRouter:
     """The routes, for one server."""
     router = APIRouter(prefix="/v1/videos")
-    decoding, stills = asyncio.Semaphore(2), Stills()
+    decoding, stills = asyncio.Semaphore(2), service.stills
 
     def shown(job: Job) -> dict[str, Any]:
         return job.shown(service.line.place(job.id)) | {
@@ -110,8 +109,8 @@ def routes(service: Service) -> APIRouter:
         path = service.path_of(job)
         if path is None:
             raise missing()
-        count = number(request.query_params.get("count"), "count") or 10
-        height = number(request.query_params.get("height"), "height") or 90
+        count = number(request.query_params.get("count", 10), "count") or 0
+        height = number(request.query_params.get("height", 90), "height") or 0
         if job.films[0].still or not (1 <= count <= 40 and 16 <= height <= 240):
             told = "a video has strips of 1 to 40 frames, 16 to 240 pixels high"
             raise Refusal(400, "invalid_value", told)
@@ -123,7 +122,7 @@ def routes(service: Service) -> APIRouter:
         job = service.videos.get(video)
         path = service.path_of(job)
         at = number(request.query_params.get("at"), "at") or 0.0
-        width = number(request.query_params.get("width"), "width") or 320
+        width = number(request.query_params.get("width", 320), "width") or 0
         if not (0 <= at < 1e9 and 16 <= width <= FRAME_WIDTH):
             told = f"at must be a time, and width 16 to {FRAME_WIDTH}"
             raise Refusal(400, "invalid_value", told)
