@@ -177,8 +177,8 @@ def endure(
 def row(name: str, run: Run, lone: Run) -> str:
     """A line of the table."""
     return (
-        f"| {name} | {len(run.times)} | {len(run.errors)} | {wrong(run, lone)} | {run.seconds:.1f} | "
-        f"{run.rate:.1f} | {run.rate / lone.rate:.2f} | {run.quantile(0.5):.2f} | "
+        f"| {name} | {len(run.times)} | {len(run.errors)} | {wrong(run, lone)} | {run.seconds:.1f} "
+        f"| {run.rate:.1f} | {run.rate / lone.rate:.2f} | {run.quantile(0.5):.2f} | "
         f"{run.quantile(0.95):.2f} |"
     )
 

@@ -522,6 +522,10 @@ OPTIONS = {
     "inspect": "target --model -m --system --vision-tower --device --dtype --max-frames "
     f"{CONDENSING}"
     "--timeline --json",
+    "serve": "--model -m --system --vision-tower --device --dtype "
+    f"{CONDENSING}"
+    "--host --port --token-file --allow-host --data --library --allow-root --allow-network "
+    "--max-upload --max-stored --memory --max-video --queue --rows --timeout",
     "train": "recipe --set --resume",
 }
 
