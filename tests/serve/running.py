@@ -144,7 +144,7 @@ def running(
     parts = service(system, choices, limits)
     place = Place(port=0, token=token, hosts=hosts)
     listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-    made = server(create_app(parts, place.called), place, limits, parts.line.close)
+    made = server(create_app(parts, place.called), place, limits, parts.closing)
     thread = threading.Thread(target=lambda: asyncio.run(made.serve(sockets=[listener])))
     thread.start()
     try:

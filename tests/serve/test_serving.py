@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 from PIL import Image
 
 from longtake.errors import OptionError
+from longtake.serve.app import FILES, WEB
 from longtake.serve.limits import Limits
 from longtake.serve.run import Place
 from tests.clips import write_clip
@@ -354,3 +356,30 @@ def reachable(port: int) -> bool:
         return Running(service=None, port=port).ask("GET", "/health").status == 200
     except OSError:
         return False
+
+
+# -- the page's files -----------------------------------------------------------------------------
+
+
+def test_every_file_of_the_page_has_an_address_and_asks_for_no_other_host(live: Running) -> None:
+    assert {path.name for path in WEB.iterdir()} == {*FILES, "index.html"}
+    for path in WEB.iterdir():
+        text = path.read_text(encoding="utf-8")
+        assert text.isascii()
+        assert "//" not in text.replace("http://www.w3.org/2000/svg", "").replace("// ", "")
+        assert not re.search(
+            r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|style=", text
+        )
+    for name, kind in FILES.items():
+        got = live.ask("GET", f"/web/{name}")
+        assert (got.status, got.body) == (200, (WEB / name).read_bytes())
+        assert got.headers["content-type"].startswith(kind)
+    page = live.ask("GET", "/")
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+    assert page.headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_schema_is_told(live: Running) -> None:
+    told = live.ask("GET", "/openapi.json").json
+    body = told["paths"]["/v1/chat/completions"]["post"]["requestBody"]
+    assert "messages" in json.dumps(body)

@@ -65,7 +65,7 @@ def serve(
             allowed=tuple(bounds.allow_network or ()),
         )
         parts = service(system, choices, limits)
-        running = server(create_app(parts, place.called), place, limits, parts.line.close)
+        running = server(create_app(parts, place.called), place, limits, parts.closing)
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         say(f"serving {choices.model} at http://{shown}:{port} (Ctrl-C stops)")

@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import logging
 import signal
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
@@ -110,10 +111,14 @@ class Server(uvicorn.Server):
         """SIGTERM or Ctrl-C: finish what is under way; the second time, leave at once."""
         if not self.should_exit:
             LOG.info("%s: stopping; again to stop at once", signal.Signals(sig).name)
-            self._stopping()
             self.should_exit = True
         else:
             self.force_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take nothing new before waiting for what is under way."""
+        self._stopping()
+        await super().shutdown(sockets)
 
 
 def server(app: ASGIApp, place: Place, limits: Limits, stopping: Callable[[], None]) -> Server:

@@ -59,6 +59,11 @@ class Service:
         self.inbox.sweep(self.videos.uses)
         self.engine.start()
 
+    def closing(self) -> None:
+        """Take no more questions and videos; what is being watched is left."""
+        self.line.close()
+        self.videos.leave_all()
+
     async def stop(self, seconds: float) -> None:
         """Finish what is under way, end the engine thread."""
         await asyncio.to_thread(self.engine.stop, seconds)

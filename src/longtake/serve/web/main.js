@@ -4,7 +4,7 @@ import { json, whenTokenIsAsked } from "./api.js";
 import { clock, el, size, took } from "./format.js";
 import { Player } from "./player.js";
 import { Talk } from "./talk.js";
-import { Videos } from "./videos.js";
+import { Videos, progressOf } from "./videos.js";
 
 const byId = (id) => document.getElementById(id);
 const THEMES = ["auto", "light", "dark"];
@@ -47,6 +47,7 @@ let shown = "";
 /** Open a video, or close it; called after every look at the server, so it must do nothing twice. */
 function pick(video) {
   const state = video ? `${video.id} ${video.status}` : "";
+  far(video);
   if (state === shown) return;
   shown = state;
   const ready = video?.status === "ready";
@@ -65,6 +66,17 @@ function pick(video) {
   player.show(video);
   talk.open(video);
   facts(video);
+}
+
+/** How far a video is that is being watched. */
+function far(video) {
+  const busy = ["queued", "watching"].includes(video?.status);
+  byId("far").hidden = !busy;
+  byId("far-text").hidden = !busy;
+  if (!busy) return;
+  if (video.progress === null) byId("far").removeAttribute("value");
+  else byId("far").value = video.progress;
+  byId("far-text").textContent = progressOf(video);
 }
 
 /** What the stage says while nothing can be played. */

@@ -15,7 +15,7 @@ const facts = (video) => [
   video.bytes ? `${size(video.bytes)} memory` : null,
 ].filter(Boolean).join(" \u00b7 ");
 
-function progressOf(video) {
+export function progressOf(video) {
   if (video.status === "queued") {
     return video.place ? `${video.place} before it` : "about to be watched";
   }
@@ -148,10 +148,11 @@ export class Videos {
     const ready = video.status === "ready";
     const busy = ["queued", "watching"].includes(video.status);
     const picture = ready || video.playable ? el("img", { src: frameAt(video, (video.duration || 0) * 0.1), alt: "" }) : null;
+    const thumb = el("span", { class: "thumb" }, picture);
     const open = el("button", {
       type: "button", class: "open", "aria-current": video.id === this.picked ? "true" : null,
       onclick: () => this.pick(video.id),
-    }, el("span", { class: "thumb" }, picture), el("span", { class: "words" },
+    }, thumb, el("span", { class: "words" },
       el("span", { class: "name" }, video.name), el("span", { class: "what" })));
     const remove = el("button", {
       type: "button", class: "plain remove", title: busy ? "Stop watching" : "Delete",
