@@ -299,6 +299,28 @@ def test_after_a_restart_everything_is_there_and_deleting_takes_it_away(
         assert list((tmp_path / "library").glob("*.longtake")) == []
 
 
+def test_a_memory_that_went_is_made_again(tmp_path: Path, clip: Path) -> None:
+    url = "data:video/mp4;base64," + base64.b64encode(clip.read_bytes()).decode()
+    body = question_about(url, WORD, longtake={"max_frames": 8})
+    with running(tmp_path) as server:
+        first = server.ask("POST", "/v1/chat/completions", body).json
+    with running(tmp_path) as server:
+        for path in (tmp_path / "library").glob("*.longtake"):
+            path.unlink()  # as another process that needs room would
+        got = server.ask("POST", "/v1/chat/completions", body)
+        assert (got.status, got.error["code"]) == (404, "video_unknown")
+        again = server.ask("POST", "/v1/chat/completions", body).json
+        assert again["choices"] == first["choices"]
+
+
+def test_bodies_in_memory_are_bounded(tmp_path: Path) -> None:
+    with running(tmp_path, limits=Limits(held_bytes=1000, drain_seconds=1.0)) as server:
+        got = server.ask("POST", "/v1/chat/completions", b" " * 2000)
+        assert (got.status, got.error["code"]) == (429, "bodies_full")
+        assert server.ask("POST", "/v1/chat/completions", b"{").status == 400
+        assert server.service.inbox._held == 0
+
+
 def test_memories_beyond_the_room_are_read_again(tmp_path: Path, clip: Path) -> None:
     with running(tmp_path, limits=Limits(memory_bytes=1, drain_seconds=1.0)) as server:
         videos = [server.watched(clip, max_frames=count) for count in (8, 9, 10)]
@@ -343,7 +365,7 @@ def test_a_signal_ends_the_command_after_the_answer(
     until(lambda: reachable(port))
     video = server.watched(clip, max_frames=8)
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(server.chat, video, WORD, temperature=90, max_tokens=300)
+        asked = pool.submit(server.chat, video, WORD, temperature=90, max_tokens=40)
         until(lambda: b"questions_answering 1.0" in server.ask("GET", "/metrics").body)
         process.send_signal(sent)
         assert asked.result().status == 200

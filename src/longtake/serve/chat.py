@@ -13,7 +13,6 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from longtake.serve.conversation import Sight, Talk, talk
 from longtake.serve.engine import Done, Failed
 from longtake.serve.faults import Refusal, gone
-from longtake.serve.inbox import whole_body
 from longtake.serve.replies import DONE, Reply, comment, event
 from longtake.serve.schema import ChatRequest, ImagePart, parsed
 from longtake.serve.service import Service
@@ -32,16 +31,10 @@ def routes(service: Service) -> APIRouter:
     @router.post("/v1/chat/completions", openapi_extra={"requestBody": body})
     async def complete(request: Request) -> Response:
         """Answer the last message of a conversation about videos and images."""
-        asked = parsed(await whole_body(request, service.limits))
-        if asked.model not in ("default", service.about.model):
-            told = f"this server has the model {service.about.model}"
-            raise Refusal(404, "model_not_found", told, param="model")
-        wanted = talk(asked, service.limits)
-        if not wanted.question.strip():
-            raise Refusal(400, "invalid_value", "the last message has no words", param="messages")
-        service.line.check()
-        asking = Asking(service, wanted)
-        films, sight = await until_gone(request, asking.films())
+        async with service.inbox.body(request) as sent:
+            asked = parsed(sent)
+            asking = Asking(service, checked_talk(asked, service))
+            films, sight = await until_gone(request, asking.films())
         if not asked.stream:
             return JSONResponse(await until_gone(request, asking.whole(films, sight)))
         job = service.watched(films, sight, kept=False)
@@ -51,6 +44,18 @@ def routes(service: Service) -> APIRouter:
         return StreamingResponse(stream, headers=headers, media_type="text/event-stream")
 
     return router
+
+
+def checked_talk(asked: ChatRequest, service: Service) -> Talk:
+    """What is asked, if this server can be asked it now. Raises Refusal."""
+    if asked.model not in ("default", service.about.model):
+        told = f"this server has the model {service.about.model}"
+        raise Refusal(404, "model_not_found", told, param="model")
+    wanted = talk(asked, service.limits)
+    if not wanted.question.strip():
+        raise Refusal(400, "invalid_value", "the last message has no words", param="messages")
+    service.line.check()
+    return wanted
 
 
 class Asking:

@@ -170,6 +170,7 @@ class Engine:
             if group is None:
                 group = Group(self._model.rows(video, tuple(self._groups)))
         except Refusal as error:
+            self._videos.lost(video)
             self._tell_all(questions, error)
         except LongtakeError as error:
             self._tell_all(questions, refusal(error))

@@ -7,7 +7,7 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +41,8 @@ class Inbox:
         self._limits = limits
         self._count = count
         self._busy = 0
+        self._held = 0
+        """Bytes of JSON bodies in memory."""
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob(".incoming-*"):  # of a server that was killed
             left.unlink(missing_ok=True)
@@ -61,6 +63,25 @@ class Inbox:
             yield
         finally:
             self._busy -= 1
+
+    @asynccontextmanager
+    async def body(self, request: Request) -> AsyncIterator[bytes]:
+        """A JSON request's bytes; they count as held until this is left. Raises Refusal."""
+        kind = request.headers.get("content-type", "application/json").partition(";")[0].strip()
+        if kind.lower() != "application/json":
+            raise Refusal(415, "wrong_type", "send application/json")
+        parts, count = [], 0
+        try:
+            async for block in blocks(request, self._limits, self._limits.body_bytes):
+                count += len(block)
+                self._held += len(block)
+                if self._held > self._limits.held_bytes:
+                    told = "too many large bodies are under way; come back a little later"
+                    raise Refusal(429, "bodies_full", told, retry_after=5)
+                parts.append(block)
+            yield b"".join(parts)
+        finally:
+            self._held -= count
 
     @contextmanager
     def arriving(self) -> Iterator[Arrival]:
@@ -167,14 +188,6 @@ async def blocks(request: Request, limits: Limits, most: int) -> AsyncIterator[b
         if count > most:
             raise too_large(most)
         yield block
-
-
-async def whole_body(request: Request, limits: Limits) -> bytes:
-    """A JSON request's bytes. Raises Refusal."""
-    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip()
-    if kind.lower() != "application/json":
-        raise Refusal(415, "wrong_type", "send application/json")
-    return b"".join([block async for block in blocks(request, limits, limits.body_bytes)])
 
 
 def too_large(most: int) -> Refusal:

@@ -18,6 +18,8 @@ class Limits:
     """One uploaded or fetched file."""
     body_bytes: int = 64 * MIB
     """A JSON body, data URLs included."""
+    held_bytes: int = 512 * MIB
+    """All JSON bodies that are being read or looked at."""
     stored_bytes: int = 64 * GIB
     """All kept uploads together."""
     memory_bytes: int = 4 * GIB

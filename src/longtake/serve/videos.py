@@ -142,13 +142,17 @@ class Videos:
     def __init__(self, known: Known) -> None:
         self._known = known
         self._lock = threading.Lock()
+        self._looked = -1.0
         self._jobs: dict[str, Job] = {}
         self._listeners: dict[str, list[Callable[[], None]]] = {}
 
     # -- from the event loop and its helpers ------------------------------------------------------
 
     def refresh(self) -> None:
-        """Look at the library. Waits for the disk, so no event loop calls it. Raises StoreError."""
+        """Look at the library, once a second. Waits for the disk. Raises StoreError."""
+        if time.monotonic() - self._looked < 1.0:
+            return
+        self._looked = time.monotonic()
         found = {stored.key: stored for stored in self._known.all()}
         with self._lock:
             for job in tuple(self._jobs.values()):
@@ -241,6 +245,11 @@ class Videos:
             for old in sorted(failures, key=lambda one: one.created)[:-KEPT_FAILURES]:
                 del self._jobs[old.id]
         self._settle(job)
+
+    def lost(self, video: str) -> None:
+        """The memory of a video is gone; who asks again has it watched again."""
+        with self._lock:
+            self._jobs.pop(video, None)
 
     def learn(self, video: str, facts: Facts) -> None:
         """More is known of a video, now that its memory was opened."""

@@ -17,7 +17,7 @@ from longtake.serve.chat import until_gone
 from longtake.serve.conversation import Sight
 from longtake.serve.faults import Refusal
 from longtake.serve.form import Form
-from longtake.serve.inbox import Kept, blocks, whole_body
+from longtake.serve.inbox import Kept, blocks
 from longtake.serve.service import Service
 from longtake.serve.videos import Film, Job
 
@@ -64,8 +64,9 @@ def routes(service: Service) -> APIRouter:
         """Take a file, or an address in JSON, and watch it."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "application/json":
-            url, sight = addressed(await whole_body(request, service.limits))
-            films, sight = await until_gone(request, service.films([url], sight))
+            async with service.inbox.body(request) as body:
+                url, sight = addressed(body)
+                films, sight = await until_gone(request, service.films([url], sight))
         else:
             film, sight = await received(service, request, kind)
             films = (film,)
