@@ -93,8 +93,8 @@ export class Player {
       return;
     }
     // as many square frames as fit the track, so that none is squeezed
-    const box = this.box.getBoundingClientRect();
-    const count = Math.min(MOST_FRAMES, Math.max(4, Math.round(box.width / TRACK_HEIGHT)));
+    const { width } = byId("open").getBoundingClientRect(); // the timeline itself has none yet
+    const count = Math.min(MOST_FRAMES, Math.max(4, Math.round(width / TRACK_HEIGHT)));
     const src = `/v1/videos/${encodeURIComponent(video.id)}/strip?count=${count}&height=${2 * TRACK_HEIGHT}`;
     const strip = video.playable ? el("img", { class: "strip", src, alt: "", draggable: "false" }) : null;
     this.head = el("div", { class: "head", "aria-hidden": "true" });
@@ -142,7 +142,7 @@ export class Player {
         "aria-label": `Go to ${clock(span.start)}, ${percent(span.weight)} of the attention`,
         onclick: () => this.seek(span.start),
       });
-      mark.style.left = `${(100 * span.start) / whole}%`;
+      mark.style.left = `${(50 * (span.start + Math.max(span.start, span.end))) / whole}%`;
       mark.style.width = `${(100 * Math.max(0, span.end - span.start)) / whole}%`;
       mark.style.opacity = 0.45 + (0.55 * span.weight) / most;
       return mark;
