@@ -31,7 +31,12 @@ MODEL = ROOT / "tests/parity/golden/longva/checkpoint-a"
 TOWER = ("--vision-tower", str(MODEL / "vision_tower"))
 TINY = ("--model", str(MODEL), *TOWER, "--device", "cpu", "--dtype", "float32")
 SHORT = (*TINY, "--max-frames", "4", "--max-new-tokens", "6")
-ENVIRONMENT = {"PYTHONPATH": str(ROOT / "src"), "PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {
+    "PYTHONPATH": str(ROOT / "src"),
+    "PATH": os.environ["PATH"],
+    "OMP_NUM_THREADS": "1",
+    "LONGTAKE_LIBRARY": "off",
+}
 COMMAND = (sys.executable, "-m", "longtake")
 
 
@@ -136,16 +141,35 @@ def test_chat_ends_with_its_input(clip: Path) -> None:
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
 
 
-def test_evidence_is_a_sheet_of_the_frames_looked_at(clip: Path, tmp_path: Path) -> None:
+def test_evidence_is_a_picture_of_the_moments(clip: Path, tmp_path: Path) -> None:
     result = run("ask", clip, "What?", *SHORT, "--json", "--evidence", tmp_path / "seen.png")
     assert result.exit_code == 0
-    spans = json.loads(result.stdout)["evidence"]
+    told = json.loads(result.stdout)
+    (line,) = told["timeline"]
+    assert len(line["seconds"]) == len(line["weights"]) == told["stats"]["frames"]
+    assert 0.9 < sum(line["weights"]) <= 1.0
     with Image.open(tmp_path / "seen.png") as sheet:
         found = {colour for _, colour in sheet.convert("RGB").getcolors(1 << 20) or []}
     with open_video(clip) as video:
-        for span in spans:
-            frame = next(video.read(seconds=[span["start"]])).pixels_TCHW[0]
+        for span in told["evidence"]:
+            stretches = [
+                (weight, start)
+                for start, weight in zip(line["seconds"], line["weights"], strict=True)
+                if span["start"] - 1e-3 <= start < span["end"] - 1e-3
+            ]
+            frame = next(video.read(seconds=[max(stretches)[1]])).pixels_TCHW[0]
             assert tuple(frame[:, 32, 32].tolist()) in found
+
+
+def test_a_sparkline_is_drawn_where_it_is_asked_for(clip: Path) -> None:
+    for words in (["--json"], []):
+        quiet = run("ask", clip, "What?", *SHORT, *words)
+        asked = run("ask", clip, "What?", *SHORT, *words, "--sparkline")
+        assert (quiet.exit_code, asked.exit_code) == (0, 0)
+        assert quiet.stderr == ""
+        (line,) = asked.stderr.splitlines()
+        assert line.startswith("0:00.0 ")
+        assert line.endswith(" 0:02.0")
 
 
 @pytest.mark.parametrize(
@@ -514,11 +538,11 @@ OPTIONS = {
     "ask": "video questions --model -m --system --vision-tower --device --dtype --max-frames "
     f"--start --end {CONDENSING}"
     "--max-new-tokens --temperature --top-p --top-k --repetition-penalty --seed --stop "
-    "--stream --no-stream --json --evidence",
+    "--stream --no-stream --sparkline --no-sparkline --json --evidence",
     "chat": "video --model -m --system --vision-tower --device --dtype --max-frames "
     f"--start --end {CONDENSING}"
     "--max-new-tokens --temperature --top-p --top-k --repetition-penalty --seed --stop "
-    "--stream --no-stream",
+    "--stream --no-stream --sparkline --no-sparkline",
     "inspect": "target --model -m --system --vision-tower --device --dtype --max-frames "
     f"{CONDENSING}"
     "--timeline --json",

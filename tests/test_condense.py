@@ -227,8 +227,7 @@ def test_no_room_is_kept_for_windows_that_are_over() -> None:
 
 def test_what_cannot_fit_is_refused_by_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     each = kv_bytes_per_token(4, 2, 16, torch.float32)
-    free = type("Memory", (), {"available": 43 * 18 * each + 100})
-    monkeypatch.setattr("longtake.engine.psutil.virtual_memory", lambda: free)
+    monkeypatch.setattr("longtake.engine.free_bytes", lambda device: 43 * 18 * each + 100)
     assert watch(tiny().variant(ratio=8)).length == 43 * 18 + 15
     with pytest.raises(CapacityError, match="of the frames would fit"):
         watch(tiny().variant(ratio=4))

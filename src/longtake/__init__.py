@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from longtake.library import Library
     from longtake.many import Batch
+    from longtake.planning import plan
     from longtake.store import load_memory, save_memory
     from longtake.stored import Settings, Stored
     from longtake.types import Answer, Frames, Memory, Options, VisualTokens
@@ -35,6 +36,7 @@ _HOMES = {
     "load_memory": "longtake.store",
     "save_memory": "longtake.store",
     "Batch": "longtake.many",
+    "plan": "longtake.planning",
     "open_video": "longtake.video.decode",
     "Library": "longtake.library",
     "Settings": "longtake.stored",
@@ -76,6 +78,7 @@ __all__ = [
     "load",
     "load_memory",
     "open_video",
+    "plan",
     "save_memory",
     "watch",
 ]

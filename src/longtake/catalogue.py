@@ -167,9 +167,11 @@ class Catalogue:
         known = {key for (key,) in db.execute("SELECT key FROM memories")}
         fresh = []
         for key, path in files_in(self.folder).items():
-            if key not in known and not being_removed(path):
-                with suppress(StoreError), closing(Sealed(path)) as sealed:
-                    stored = told_by(sealed.header, path)
+            if key in known:
+                continue
+            with suppress(OSError):  # what cannot be read stays unknown; `verify` says why
+                if not being_removed(path):
+                    stored = read(path)
                     if stored.key == key:
                         fresh.append(stored)
         for stored in sorted(fresh, key=lambda stored: stored.created):
@@ -201,6 +203,12 @@ def told(about: str, path: Path) -> Stored:
         what = f"the index beside {path} is damaged; remove {INDEX}, it is made anew"
         raise StoreError(what) from error
     return stored_of(said, datetime.fromtimestamp(found.st_mtime, UTC), found.st_size)
+
+
+def read(path: Path) -> Stored:
+    """A memory by its file's header. Raises StoreError."""
+    with closing(Sealed(path)) as sealed:
+        return told_by(sealed.header, path)
 
 
 def told_by(header: Mapping[str, Any], path: Path) -> Stored:

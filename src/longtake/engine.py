@@ -11,21 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import repeat
 
-import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from longtake.errors import CapacityError, PromptError
+from longtake.looks import shares_of, spans_of, timelines_of
 from longtake.model import LongtakeModel
 from longtake.parts.cache import GrowingCache, kv_bytes_per_token
 from longtake.parts.qwen2 import Step
 from longtake.parts.splice import Piece, embed_pieces, entries_of, piece_tokens, rechunk
 from longtake.parts.writing import Pen
-from longtake.types import Entry, Options, Reading, Span, VisualTokens
+from longtake.room import free_bytes
+from longtake.types import Entry, Options, Reading, Span, Timeline, VisualTokens
 
 PREFILL_BLOCK = {"cpu": 1024}
 """Tokens per prefill block; bounds the workspace at about block x (5 D + H x E) numbers."""
@@ -77,43 +78,17 @@ class Observer:
         )
         return starts_T, stops_T
 
-    def spans(self, durations: Sequence[float], most: int = 5) -> tuple[Span, ...]:
-        """Runs of frames that stand out, heaviest first.
+    def shares(self) -> list[float]:
+        """Each frame's share of the attention on all frames."""
+        return shares_of(self.mass_T.tolist(), self.entries)
 
-        `durations` (s) end each video's last frame. A frame stands out if it holds at least a
-        quarter of the heaviest frame's share and twice the average share. Weights are shares of
-        the attention on all frames. Still images (duration 0) give no span.
-        """
-        total = float(self.mass_T.sum())
-        if not self.entries or total <= 0.0:
-            return ()
-        share = (self.mass_T / total).tolist()
-        bar = min(max(max(share) / 4, 2 / len(share)), max(share))
-        runs: list[Span] = []
-        follows = False
-        for place, (entry, weight) in enumerate(zip(self.entries, share, strict=True)):
-            if weight < bar or not durations[entry.visual]:
-                follows = False
-                continue
-            span = Span(
-                start=entry.seconds,
-                end=self._end(place, durations),
-                weight=weight,
-                visual=entry.visual,
-            )
-            if follows and runs[-1].visual == span.visual:
-                last = runs.pop()
-                span = replace(span, start=last.start, weight=last.weight + weight)
-            runs.append(span)
-            follows = True
-        return tuple(sorted(runs, key=lambda span: -span.weight)[:most])
+    def spans(self, durations: Sequence[float]) -> tuple[Span, ...]:
+        """Runs of frames that stand out, heaviest first; `durations` (s) end the videos."""
+        return spans_of(self.shares(), self.entries, durations)
 
-    def _end(self, place: int, durations: Sequence[float]) -> float:
-        """When the next frame of the same video is shown, or that video's end."""
-        entry = self.entries[place]
-        if place + 1 < len(self.entries) and self.entries[place + 1].visual == entry.visual:
-            return self.entries[place + 1].seconds
-        return max(entry.seconds, durations[entry.visual])
+    def timeline(self, durations: Sequence[float]) -> tuple[Timeline, ...]:
+        """The weight over the whole of each video."""
+        return timelines_of(self.shares(), self.entries, durations)
 
 
 def every_row(layer: int) -> Tensor | None:
@@ -205,10 +180,7 @@ def require_room(model: LongtakeModel, tokens: int, held: int = 0) -> None:
 
 def require_bytes(device: torch.device, need: int, what: str) -> None:
     """Raise CapacityError if so many bytes of keys and values of `what` are not free."""
-    free = psutil.virtual_memory().available
-    if device.type == "cuda":
-        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        free = torch.cuda.mem_get_info(device)[0] + idle
+    free = free_bytes(device)
     if need > free:
         raise CapacityError(
             f"{what} need {need / 2**30:.1f} GiB of keys and values, "

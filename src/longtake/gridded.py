@@ -6,7 +6,7 @@ The option `pool` chooses how: all alike, or every few frames finer than the res
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 
@@ -40,6 +40,7 @@ class Grid(Protocol):
 class Gridded(System):
     """A system of this kind."""
 
+    choices: ClassVar = ({"pool": "fine"}, {"pool": "paper"}, {"pool": "coarse"})
     config: Grid
 
     @property

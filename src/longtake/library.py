@@ -159,10 +159,17 @@ class Library:
             return there
         with resting(memory) as cache:
             self._write(stored, memory, cache)
-        size = file_of(self.folder, stored.key).stat().st_size
-        kept = self._catalogue.add(replace(stored, bytes=size))
+        self._catalogue.add(stored)
         self._shelf.make_room(0, keep=stored.key)
+        kept = self._catalogue.first("key = ?", stored.key)
+        if kept is None:  # somebody has removed it already
+            raise StoreError(f"{stored.name} was removed as soon as it was saved; watch again")
         return kept
+
+    def prepare(self) -> None:
+        """Make the folder, before hours of watching. Raises StoreError if nothing can be saved."""
+        with self._shelf.told():
+            self._shelf.prepare()
 
     def check_name(self, name: str) -> None:
         """Raise OptionError if no memory can be called so, or another one is."""

@@ -183,10 +183,14 @@ class Sealed:
         """Its tensors, in the order in which they lie."""
         return list(self._sums)
 
+    def where(self, name: str) -> range:
+        """Where a tensor's bytes lie in the file."""
+        return self._spans[name]
+
     def check(self, names: Iterable[str]) -> None:
         """Read tensors' bytes and compare their checksums. Raises StoreError if one is another."""
         for name in names:
-            span, total = self._spans[name], 0
+            span, total = self.where(name), 0
             for start in range(span.start, span.stop, BLOCK):
                 total = zlib.crc32(self._bytes(start, min(start + BLOCK, span.stop)), total)
             if total != self._sums[name]:

@@ -54,6 +54,11 @@ class Shelf:
                 aside.replace(file_of(self.folder, key))
                 sync_folder(self.folder)
 
+    def prepare(self) -> None:
+        """Make the folder, remove what killed writers left, see that files can be made in it."""
+        with self._aside():
+            pass
+
     @contextmanager
     def told(self) -> Iterator[None]:
         """Turn what a disk can do wrong into one line."""

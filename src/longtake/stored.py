@@ -31,7 +31,7 @@ class Settings:
 
     model: str = "default"
     """A folder, a hub id, or "default"."""
-    loading: Mapping[str, str | None] = field(default_factory=dict)
+    loading: Mapping[str, str] = field(default_factory=dict)
     """Other arguments of `longtake.load`: system, vision_tower, dtype, ..."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of `System.variant`: ratio, kv, extend, ..."""

@@ -118,6 +118,12 @@ def fold(q_BHSE: Tensor, groups: int) -> Tensor:
     return q_BHSE.unflatten(1, (groups, -1)).flatten(2, 3)
 
 
+def weighted_values(weights_BHN: Tensor, v_BKNE: Tensor) -> Tensor:
+    """What one query gets by weights that are there already: [B, H, 1, E], as `attend` gives."""
+    rows_BKGN = weights_BHN.unflatten(1, (v_BKNE.shape[1], -1))
+    return (rows_BKGN.to(v_BKNE.dtype) @ v_BKNE).flatten(1, 2)[:, :, None]
+
+
 def _has_flash(q_BHSE: Tensor) -> bool:
     """Whether torch's flash kernel takes this on its device: half precision, Ampere or later."""
     half = q_BHSE.dtype in (torch.float16, torch.bfloat16)

@@ -165,6 +165,23 @@ def quantised(cache: GrowingCache, kind: Kind, residual: int | None = None) -> G
         cache.busy.release()
 
 
+def quantised_bytes(
+    tokens: int, kv_heads: int, head_dim: int, kind: Kind, dtype: torch.dtype
+) -> int:
+    """Bytes of one layer of a memory of so many tokens; `dtype`: of those that are not packed."""
+    packed = max(0, tokens - RESIDUAL[kind])
+    keys, values = Group.of_keys(), Group.of_values(head_dim)
+    codes = 2 * packed * -(-head_dim * BITS[kind] // 8)
+    scales = -(-packed // keys.tokens) * head_dim + packed * (head_dim // values.channels)
+    tail = 2 * (tokens - packed) * head_dim * dtype.itemsize
+    return kv_heads * (codes + scales * 2 * torch.float16.itemsize + tail)
+
+
+def unpacked_bytes(tokens: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> int:
+    """Bytes of a layer's keys and values while it is asked."""
+    return 2 * tokens * kv_heads * head_dim * dtype.itemsize
+
+
 def quantised_bytes_per_token(layers: int, kv_heads: int, head_dim: int, kind: Kind) -> float:
     """Bytes that one packed token takes; a memory's last group of keys counts as a whole one."""
     codes = -(-head_dim * BITS[kind] // 8)

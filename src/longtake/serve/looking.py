@@ -14,10 +14,9 @@ from longtake.errors import VideoError
 from longtake.serve.faults import Refusal
 from longtake.serve.limits import Limits
 from longtake.stored import Thumbnail
+from longtake.thumbnails import WIDTH, thumbnails_of
 from longtake.video.decode import Video, open_video
 
-THUMBNAILS, THUMBNAIL = 6, 160
-"""Kept of each video, and how wide they are."""
 QUALITY = 80
 PICTURES = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """Formats that are read as pictures: none of them starts another program, as EPS would."""
@@ -61,7 +60,7 @@ def look(path: Path, name: str, limits: Limits) -> Looked:
             with image:
                 looked = Looked(still=True, width=image.width, height=image.height)
                 within(looked, limits)
-                small = Thumbnail(seconds=0.0, jpeg=jpeg(image.convert("RGB"), THUMBNAIL))
+                small = Thumbnail(seconds=0.0, jpeg=jpeg(image.convert("RGB"), WIDTH))
             return replace(looked, thumbnails=(small,))
         with film(path) as video:
             looked = Looked(
@@ -72,23 +71,13 @@ def look(path: Path, name: str, limits: Limits) -> Looked:
                 frames=video.frames,
             )
             within(looked, limits)
-            return replace(looked, thumbnails=thumbnails(video))
+            return replace(looked, thumbnails=thumbnails_of(video))
     except VideoError as error:
         # the library names the file as it is called here; the client knows it by its own name
         told = str(error).replace(path.name, name)
         raise Refusal(400, "video_unusable", told) from error
     except (OSError, ValueError, SyntaxError) as error:
         raise Refusal(400, "video_unusable", f"{name}: the picture is damaged") from error
-
-
-def thumbnails(video: Video) -> tuple[Thumbnail, ...]:
-    """Frames of as many equal stretches of a video. Raises VideoError."""
-    times = [video.duration * (place + 0.5) / THUMBNAILS for place in range(THUMBNAILS)]
-    images = frames_at(video, times)
-    return tuple(
-        Thumbnail(seconds=round(at, 3), jpeg=jpeg(image, THUMBNAIL))
-        for at, image in zip(times, images, strict=True)
-    )
 
 
 def frames_at(video: Video, seconds: Sequence[float]) -> Iterator[Image.Image]:

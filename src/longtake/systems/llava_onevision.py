@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from longtake.folder import Folder, end_ids, load_tokenizer
+from longtake.folder import Folder, end_ids, tokenizer_of
 from longtake.gridded import Gridded
 from longtake.llava import CROP_CHUNK, Where, load_weights
 from longtake.onevision import OneVisionConfig, is_lmms, is_transformers, read_layout
@@ -115,7 +115,7 @@ def load(
     """
     config, tower = read_layout(folder, vision_tower)
     where = Where(folder=folder, tower=tower, device=device, dtype=dtype)
-    tokenizer = load_tokenizer(folder.path)
+    tokenizer = tokenizer_of(folder)
     return LlavaOneVision(
         folder=folder,
         model=load_weights(config, config.blueprint(), where),
