@@ -79,11 +79,13 @@ def server(folder: Path) -> Iterator[tuple[str, psutil.Process]]:
     command += ["--data", str(folder / "files"), "--library", str(folder / "library")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
+    line = process.stderr.readline()
+    base = line.partition("at http://")[2].split(" ")[0]
+    if not base:
+        sys.exit(line + process.stderr.read())
+    drain = subprocess.Popen(["cat"], stdin=process.stderr, stdout=subprocess.DEVNULL)
     try:
-        line = process.stderr.readline()
-        base = line.partition("at ")[2].split()[0]
-        drain = subprocess.Popen(["cat"], stdin=process.stderr, stdout=subprocess.DEVNULL)
-        yield base, psutil.Process(process.pid)
+        yield f"http://{base}", psutil.Process(process.pid)
     finally:
         process.terminate()
         process.wait()
