@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from longtake.serve.limits import Limits
 from longtake.serve.run import Place, server
 from longtake.serve.service import Service
 from longtake.stored import Settings
+from longtake.system import System
 from longtake.video.cards import Card
 from longtake.video.insert import Place as Where
 from longtake.video.insert import insert_card
@@ -116,6 +118,12 @@ def question_about(url: str, question: str, **more: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": parts}], **more}
 
 
+@cache
+def bundled() -> System:
+    """The bundled model, loaded once for all servers; nothing changes it."""
+    return load("default", device="cpu")
+
+
 def card_clip(folder: Path, name: str = "card.mp4", card: Card = CARD) -> Path:
     """Six seconds of colours with a card in the middle."""
     plain = write_clip(folder / f"plain-{name}", 30, size=160)
@@ -133,7 +141,7 @@ def running(
 ) -> Iterator[Running]:
     """A server, stopped at the end."""
     limits = limits or Limits(drain_seconds=2.0)
-    system = load("default", device="cpu")
+    system = bundled()
     choices = Choices(
         folder=folder / "files",
         library=Library(folder / "library"),

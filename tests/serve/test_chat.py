@@ -8,8 +8,7 @@ import openai
 import pytest
 from PIL import Image
 
-from longtake.api import load
-from tests.serve.running import CARD, Running, question_about
+from tests.serve.running import CARD, Running, bundled, question_about
 
 QUESTIONS = {"word": "What word is on the card?", "number": "What number is on the card?"}
 
@@ -28,7 +27,7 @@ def messages(url: str, question: str) -> list:
 def test_the_openai_client_gets_the_answer_of_the_library(
     client: openai.OpenAI, video: str, clip: Path
 ) -> None:
-    system = load("default", device="cpu")
+    system = bundled()
     memory = system.watch(clip, max_frames=16)
     for field, question in QUESTIONS.items():
         expected = system.ask(memory, question)
@@ -78,7 +77,7 @@ def test_a_stream_without_usage_ends_with_done(live: Running, video: str) -> Non
 
 
 def test_history_is_what_the_library_makes_of_it(live: Running, video: str, clip: Path) -> None:
-    system = load("default", device="cpu")
+    system = bundled()
     memory = system.watch(clip, max_frames=16)
     history = [(QUESTIONS["word"], "RIVER"), ("Sure?", "Yes.")]
     expected = system.ask(memory, QUESTIONS["number"], history=history)
@@ -100,7 +99,7 @@ def test_instructions_stand_before_the_first_question(
     body = question_about(f"longtake:{video}", QUESTIONS["word"])
     plain = live.ask("POST", "/v1/chat/completions", body).json["usage"]["prompt_tokens"]
     body["messages"].insert(0, {"role": "system", "content": "Be short."})
-    system = load("default", device="cpu")
+    system = bundled()
     more = len(system.tokens("Be short.\n\n" + QUESTIONS["word"])) - len(
         system.tokens(QUESTIONS["word"])
     )

@@ -77,7 +77,7 @@ def test_drop_watch_ask_click_reload_ask_again(browser: object, tmp_path: Path, 
 
     def shot(page: object, name: str) -> None:
         if shots:
-            page.screenshot(path=f"{shots}/{name}.jpeg", type="jpeg", quality=70)
+            page.screenshot(path=f"{shots}/{name}.jpeg", type="jpeg", quality=60)
 
     film = Path(os.environ.get("LONGTAKE_SHOTS_FILM") or clip)
     view = {"viewport": {"width": 1280, "height": 800}}
