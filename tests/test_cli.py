@@ -575,6 +575,10 @@ OPTIONS = {
     f"{CONDENSING}"
     "--kind --frames --depths --depth-interval --needles --cards --hops --distractors --rule "
     "--score --max-new-tokens --seed --out --retry",
+    "serve": "--model -m --system --vision-tower --device --dtype "
+    f"{CONDENSING}"
+    "--host --port --token-file --allow-host --data --library --allow-root --allow-network "
+    "--max-upload --max-stored --memory --max-video --queue --rows --timeout",
     "train": "recipe --set --resume",
 }
 

@@ -18,6 +18,7 @@ from longtake.commands.inspect import inspect_target
 from longtake.commands.library import list_memories, remove_memories, verify_memories
 from longtake.commands.needle import needle
 from longtake.commands.plan import plan_watch
+from longtake.commands.serve import serve
 from longtake.commands.train import train
 from longtake.commands.watch import watch_video
 from longtake.exits import EPILOG, Commands
@@ -64,6 +65,7 @@ app.command("inspect")(inspect_target)
 app.command("plan")(plan_watch)
 app.command()(needle)
 app.command("eval")(evaluate)
+app.command()(serve)
 app.command()(train)
 
 
