@@ -555,28 +555,29 @@ CONDENSING = (
     "--ratio --mix --window --place --dynamic --no-dynamic --shortest --longest --average-ratio "
     "--fine --budget --fine-on --pool --pool-mode --drop --kv --extend "
 )
+KEEPING = "--library --library-budget "
+LOADING = "--model -m --system --vision-tower --device --dtype "
+ANSWERING = "--max-new-tokens --temperature --top-p --top-k --repetition-penalty --seed --stop "
+SHOWING = "--stream --no-stream --sparkline --no-sparkline "
 OPTIONS = {
-    "ask": "video questions --model -m --system --vision-tower --device --dtype --max-frames "
-    f"--start --end {CONDENSING}"
-    "--max-new-tokens --temperature --top-p --top-k --repetition-penalty --seed --stop "
-    "--stream --no-stream --sparkline --no-sparkline --json --evidence",
-    "chat": "video --model -m --system --vision-tower --device --dtype --max-frames "
-    f"--start --end {CONDENSING}"
-    "--max-new-tokens --temperature --top-p --top-k --repetition-penalty --seed --stop "
-    "--stream --no-stream --sparkline --no-sparkline",
-    "eval": "task --annotations --videos --subtitles --model -m --style --limit --out --resume "
-    "--retry --predictions --system --vision-tower --device --dtype --max-frames "
-    f"{CONDENSING}"
-    "--max-new-tokens --temperature --top-p --top-k --repetition-penalty --seed --stop --json",
-    "inspect": "target --model -m --system --vision-tower --device --dtype --max-frames "
-    f"{CONDENSING}"
-    "--timeline --json",
-    "needle": "video --model -m --system --vision-tower --device --dtype "
-    f"{CONDENSING}"
+    "watch": f"video --name {LOADING}--max-frames --start --end {CONDENSING}{KEEPING}--json",
+    "ask": f"video questions {LOADING}--max-frames --start --end {CONDENSING}{ANSWERING}{KEEPING}"
+    f"--save --no-save {SHOWING}--json --evidence",
+    "chat": f"video {LOADING}--max-frames --start --end {CONDENSING}{ANSWERING}{KEEPING}"
+    f"--save --no-save {SHOWING}",
+    "ls": "--library --json",
+    "rm": "names --library --all",
+    "verify": "--library",
+    "inspect": f"target {LOADING}--max-frames {CONDENSING}--timeline --json",
+    "plan": "video --model -m --memory --system --vision-tower --device --dtype --max-frames "
+    f"--start --end {CONDENSING}--json",
+    "needle": f"video {LOADING}{CONDENSING}"
     "--kind --frames --depths --depth-interval --needles --cards --hops --distractors --rule "
     "--score --max-new-tokens --seed --out --retry",
-    "serve": "--model -m --system --vision-tower --device --dtype "
-    f"{CONDENSING}"
+    "eval": "task --annotations --videos --subtitles --model -m --style --limit --out --resume "
+    "--retry --predictions --system --vision-tower --device --dtype --max-frames "
+    f"{CONDENSING}{ANSWERING}--json",
+    "serve": f"{LOADING}{CONDENSING}"
     "--host --port --token-file --allow-host --data --library --allow-root --allow-network "
     "--max-upload --max-stored --memory --max-video --queue --rows --timeout",
     "train": "recipe --set --resume",

@@ -129,8 +129,8 @@ def reply_to_each(
     """Ask and print; several together, each answer as it ends. The last one."""
     system, memory = found.system, found.memory
     if len(questions) == 1:
-        shown = {"stream": stream, "sparkline": sparkline}
-        return reply(system, memory, questions[0], wanted.answering, **shown)
+        only = questions[0]
+        return reply(system, memory, only, wanted.answering, stream=stream, sparkline=sparkline)
     for row in together(system, memory, questions, wanted.answering):
         answer = row.result()
         note(f"> {row.question}")
