@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -91,6 +91,21 @@ def test_streaming_equals_one_shot(options: dict[str, Any]) -> None:
     assert system.ask(memory, QUESTION, written).ids == whole.ids
 
 
+def remembered_from(system: VideoXL, pieces: Sequence[VisualTokens]) -> GrowingCache:
+    """What is kept of the prompt's head and visual tokens that come in these pieces."""
+    cache = system.new_cache()
+    head = system.tokens(system.template.head())
+    system.remember(iter([head, *pieces]), cache, longtake.system.Known(0))
+    return cache
+
+
+@cache
+def remembered_at_once() -> GrowingCache:
+    """Of all tokens in one piece; nothing may change it."""
+    system = tiny().variant(ratio="2,4,8")
+    return remembered_from(system, [tokens_of(system, scenes())])
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 10, 43])
 def test_any_chunking_keeps_the_same(chunk: int) -> None:
     system = tiny().variant(ratio="2,4,8")
@@ -104,13 +119,8 @@ def test_any_chunking_keeps_the_same(chunk: int) -> None:
         )
         for n in range(0, 43, chunk)
     ]
-    caches = []
-    for pieces in ([tokens], parts):
-        cache = system.new_cache()
-        head = system.tokens(system.template.head())
-        system.remember(iter([head, *pieces]), cache, longtake.system.Known(0))
-        caches.append(cache)
-    for ours, theirs in zip(caches[0].layers, caches[1].layers, strict=True):
+    whole = remembered_at_once()
+    for ours, theirs in zip(remembered_from(system, parts).layers, whole.layers, strict=True):
         assert torch.equal(ours.keys, theirs.keys)
         assert torch.equal(ours.values, theirs.values)
 
@@ -132,7 +142,9 @@ def test_a_window_is_read_before_the_next_is_decoded(monkeypatch: pytest.MonkeyP
             read = done
             most = max(most, given - read)
 
-    replace(system, compress=counted).watch(scenes(160), max_frames=160, progress=heard)
+    again = noise(160, height=60, width=80)  # the same sixteen frames ten times over
+    again = replace(again, pixels_TCHW=scenes(16).pixels_TCHW.repeat(10, 1, 1, 1))
+    replace(system, compress=counted).watch(again, max_frames=160, progress=heard)
     assert given == 160 * 144
     assert most < 1440 + 16 * 144
 
@@ -245,6 +257,12 @@ def two_level(**options: Any) -> tuple[VideoXL, Memory, TwoLevelCache]:
     return system, memory, memory.cache
 
 
+@cache
+def two_levels() -> tuple[VideoXL, Memory, TwoLevelCache]:
+    """Both levels in memory, watched once; nothing may change them."""
+    return two_level()
+
+
 @pytest.mark.parametrize("where", ["memory", "disk"])
 def test_a_budget_for_everything_is_exactly_the_finer_memory(where: str) -> None:
     system, memory, two = two_level(fine_on=where)
@@ -271,7 +289,7 @@ def vars_of(entry: Any) -> tuple[Any, ...]:
 
 
 def test_no_budget_for_anything_is_exactly_the_coarse_memory() -> None:
-    system, memory, two = two_level()
+    system, memory, two = two_levels()
     tight = replace(system, fine=replace(system.fine, budget=two.coarse_bytes))
     coarse = tiny().variant(ratio=16)
     options = system.options(max_new_tokens=10)
@@ -284,7 +302,7 @@ def test_a_mixture_equals_rows_rotated_where_they_stand() -> None:
     from longtake.parts.qwen2 import Step
     from longtake.parts.rope import rotate, unrotate
 
-    system, memory, two = two_level()
+    system, memory, two = two_levels()
     mixed = mix(system.model, two, memory.entries, (1, 4), 0)
     decoder = system.model.decoder
 
@@ -308,7 +326,7 @@ def test_a_mixture_equals_rows_rotated_where_they_stand() -> None:
 
 
 def test_windows_that_are_looked_at_come_first_and_fit() -> None:
-    system, memory, two = two_level()
+    system, memory, two = two_levels()
     ids = system.tokens(f"\n{QUESTION}")
     scores = score_windows(system.model, two, ids)
     assert len(scores) == len(two.windows) == 5
@@ -335,7 +353,7 @@ def test_a_budget_too_small_is_refused_before_the_work() -> None:
 
 
 def test_the_budget_is_the_questions_and_may_change() -> None:
-    system, memory, two = two_level()
+    system, memory, two = two_levels()
     other = system.variant(budget=two.coarse_bytes)
     assert other.fingerprint == system.fingerprint
     assert replace(system, fine=Fine(ratio=4, budget=10**9)).fingerprint != system.fingerprint
@@ -344,7 +362,7 @@ def test_the_budget_is_the_questions_and_may_change() -> None:
 
 
 def test_rows_that_stay_are_not_touched() -> None:
-    system, _, two = two_level()
+    system, _, two = two_levels()
     turn = Turn.of(system.model, stretches(two, ()))
     assert len(turn.moved) == 0
 
@@ -680,7 +698,7 @@ def test_a_disk_without_room_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_question_of_several_blocks_is_scored_by_its_last_token(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    system, _, two = two_level()
+    system, _, two = two_levels()
     ids = system.tokens(" ".join([QUESTION] * 12))
     whole = score_windows(system.model, two, ids)
     monkeypatch.setitem(longtake.engine.PREFILL_BLOCK, "cpu", 50)
