@@ -526,6 +526,10 @@ OPTIONS = {
     "inspect": "target --model -m --system --vision-tower --device --dtype --max-frames "
     f"{CONDENSING}"
     "--timeline --json",
+    "needle": "video --model -m --system --vision-tower --device --dtype "
+    f"{CONDENSING}"
+    "--kind --frames --depths --depth-interval --needles --cards --hops --distractors --rule "
+    "--score --max-new-tokens --seed --out --retry",
     "train": "recipe --set --resume",
 }
 

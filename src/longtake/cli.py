@@ -15,6 +15,7 @@ import typer
 from longtake.commands.ask import ask, chat
 from longtake.commands.evaluate import evaluate
 from longtake.commands.inspect import inspect_target
+from longtake.commands.needle import needle
 from longtake.commands.train import train
 from longtake.exits import EPILOG, Commands
 
@@ -54,6 +55,7 @@ app.command()(ask)
 app.command()(chat)
 app.command("inspect")(inspect_target)
 app.command("eval")(evaluate)
+app.command()(needle)
 app.command()(train)
 
 

@@ -20,9 +20,14 @@ if TYPE_CHECKING:  # it brings torch
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total)."""
 
-STAGES = {"questions": "asking", "encode": "watching", "prefill": "reading"}
+STAGES = {
+    "questions": "asking",
+    "encode": "watching",
+    "prefill": "reading",
+    "ask": "asking",
+}
 """Stages that get a bar and what it says; frames are decoded just ahead of "encode"."""
-UNITS = {"questions": "questions", "encode": "frames", "prefill": "tokens"}
+UNITS = {"questions": "questions", "encode": "frames", "prefill": "tokens", "ask": "frames"}
 
 
 def say(message: str, *, kind: str = "") -> None:
