@@ -113,6 +113,24 @@ def test_the_same_from_a_newer_log_of_samples(tmp_path: Path) -> None:
     assert shares(scored("video-mme", dump(tmp_path / "mme.json", rows), log)) == MME
 
 
+def test_the_same_from_a_log_that_numbers_its_rows(tmp_path: Path) -> None:
+    rows = mme_rows()
+    lines = [
+        {
+            "doc_id": n,
+            "target": "",
+            "filtered_resps": text,
+            "input": f"Select.\n{row['question']}\n",
+        }
+        for n, (row, text) in enumerate(zip(rows, mme_said(rows), strict=True))
+    ]
+    annotations = dump(tmp_path / "mme.json", rows)
+    log = dump(tmp_path / "samples.jsonl", lines)
+    assert shares(scored("video-mme", annotations, log)) == MME
+    report = scored("video-mme", dump(tmp_path / "mme.json", rows[::-1]), log)
+    assert report.answered == 0, "rows in another order are other questions"
+
+
 def test_what_was_not_answered_is_told_and_not_scored(tmp_path: Path) -> None:
     rows = mme_rows()
     texts = mme_said(rows)

@@ -30,36 +30,43 @@ class Recorded:
     by_id: Mapping[str, str]
     by_words: Mapping[tuple[str, str], str]
     """By the video's name without ending, and the question's own words or its try."""
+    by_row: Mapping[int, tuple[str, str]]
+    """Words asked and answer, by the row's number, where a log holds nothing else."""
 
-    def text_of(self, example: Example) -> str | None:
-        """The answer to a question; None if there is none."""
+    def text_of(self, example: Example, row: int) -> str | None:
+        """The answer to a question, which is that of a row; None if there is none."""
         if example.key in self.by_id:
             return self.by_id[example.key]
         tries = [example.question.strip()]
         if example.circle:
             tries = [f"try {example.key.rpartition('_')[2]}"]
         words = ((example.stem, one) for one in tries)
-        return next((self.by_words[pair] for pair in words if pair in self.by_words), None)
+        found = next((self.by_words[pair] for pair in words if pair in self.by_words), None)
+        asked, text = self.by_row.get(row, ("", None))
+        return text if found is None and example.question.strip() in asked else found
 
 
 def read_predictions(path: Path) -> Recorded:
     """All answers of a file, or of the files of a folder. Raises AnnotationError."""
     by_id: dict[str, str] = {}
     by_words: dict[tuple[str, str], str] = {}
+    by_row: dict[int, tuple[str, str]] = {}
     for file in annotation_files(path):
         for record in records_of(file):
             text = text_in(record)
             if text is None:
                 continue
+            if "doc_id" in record and isinstance(record.get("input"), str):
+                by_row[int(record["doc_id"])] = (record["input"], text)
             for name in IDS:
                 if name in record:
                     by_id[str(record[name])] = text
             for name in VIDEOS:
                 if name in record:
                     by_words.update({(stem_of(str(record[name])), w): text for w in words(record)})
-    if not by_id and not by_words:
+    if not by_id and not by_words and not by_row:
         raise AnnotationError(f"{path} holds no recorded answers of a layout known here")
-    return Recorded(by_id=by_id, by_words=by_words)
+    return Recorded(by_id=by_id, by_words=by_words, by_row=by_row)
 
 
 def words(record: Mapping[str, Any]) -> Iterator[str]:

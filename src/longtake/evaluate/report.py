@@ -73,11 +73,11 @@ def reported(task: Task, plan: Plan, style: Style, header: Row, rows: Mapping[st
 
 
 def rescored(
-    task: Task, style: Style, header: Row, text_of: Callable[[Example], str | None]
+    task: Task, style: Style, header: Row, text_of: Callable[[Example, int], str | None]
 ) -> Report:
     """Score answers that were recorded elsewhere; a question without one counts as failed."""
     examples = [task.example(index) for index in range(len(task))]
-    texts = [(one, text_of(one)) for one in examples]
+    texts = [(one, text_of(one, row)) for row, one in enumerate(examples)]
     scored = tuple(task.score(one, text, style) for one, text in texts if text is not None)
     left = [{"key": one.key, "error": "no recorded answer"} for one, text in texts if text is None]
     told = {
