@@ -15,7 +15,7 @@ from longtake.model import LongtakeModel
 from longtake.parts.cache import GrowingCache
 from longtake.parts.text import cut_at_stop
 from longtake.parts.writing import Pen
-from longtake.types import Answer, Memory, Options, Span, Stats
+from longtake.types import Answer, Memory, Options, Stats
 
 
 class Speaker(Protocol):
@@ -92,15 +92,15 @@ def answer(
         prefill_seconds=asked - began,
         answer_seconds=time.perf_counter() - asked,
     )
-    return written(pen, observer.spans(memory.durations), stats)
+    return written(pen, observer, memory, stats)
 
 
-def written(pen: Pen, evidence: tuple[Span, ...], stats: Stats) -> Answer:
-    """What a pen has written, as an answer."""
+def written(pen: Pen, observer: Observer, memory: Memory, stats: Stats) -> Answer:
+    """What a pen has written behind a memory, and what was looked at meanwhile."""
     return Answer(
         text=cut_at_stop(pen.decode(pen.ids), pen.options.stop)[0].strip(),
         ids=tuple(pen.ids),
-        evidence=evidence,
+        evidence=observer.spans(memory.durations),
         finish=pen.finish,
         stats=stats,
     )
