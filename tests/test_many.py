@@ -84,6 +84,12 @@ SYSTEMS: dict[str, Callable[[], System]] = {
         extend="visual-window:window=40"
     ),
 }
+SLOW = (
+    "longva int4",
+    "videochat_flash iv2",
+    "videochat_flash uniform int8",
+    "onevision hf",
+)
 ALONE = ("video_xl two levels", "videochat_flash attention")
 """What stays of these memories depends on the question."""
 
@@ -175,7 +181,10 @@ def unharmed(memory: Memory, before: list[Tensor]) -> None:
 # -- the same answers -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in SYSTEMS],
+)
 def test_together_is_each_alone(name: str) -> None:
     system, memory = watched(name)
     before = state(memory)

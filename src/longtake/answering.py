@@ -92,16 +92,16 @@ def answer(
         prefill_seconds=asked - began,
         answer_seconds=time.perf_counter() - asked,
     )
-    return written(pen, observer, memory.durations, stats)
+    return written(pen, observer, memory, stats)
 
 
-def written(pen: Pen, observer: Observer, durations: Sequence[float], stats: Stats) -> Answer:
-    """What a pen has written, as an answer."""
+def written(pen: Pen, observer: Observer, memory: Memory, stats: Stats) -> Answer:
+    """What a pen has written behind a memory, and what was looked at meanwhile."""
     return Answer(
         text=cut_at_stop(pen.decode(pen.ids), pen.options.stop)[0].strip(),
         ids=tuple(pen.ids),
-        evidence=observer.spans(durations),
-        timeline=observer.timeline(durations),
+        evidence=observer.spans(memory.durations),
+        timeline=observer.timeline(memory.durations),
         finish=pen.finish,
         stats=stats,
     )

@@ -196,7 +196,7 @@ class Batch:
             prefill_seconds=max(0.0, row.read - row.began),
             answer_seconds=now - row.read if row.read else 0.0,
         )
-        row.answer = written(row.pen, row.observer, memory.durations, stats)
+        row.answer = written(row.pen, row.observer, memory, stats)
         self._leave(row)
 
     def _leave(self, row: Row) -> None:

@@ -132,3 +132,21 @@ def test_blocks_equal_the_kernel(block: int) -> None:
         ours = attend_part_in_blocks(q, k, v, given, block)
         for one, two in zip(ours, attend_part(q, k, v, given), strict=True):
             torch.testing.assert_close(one, two, rtol=0, atol=2e-6)
+
+
+@torch.no_grad()
+def test_a_call_may_have_nothing_due() -> None:
+    """A part of a question: the last layer has only keys and values to keep."""
+    rows = Rows(1)
+    q, k, v = (random(1, heads, 3, WIDTH) for heads in (HEADS, GROUPS, GROUPS))
+    part = Part(0, 0, 3)
+    rows.suffixes.begin([part])
+    step = SharedStep(
+        positions_BS=torch.zeros(1, 3),
+        past=lambda layer: rows.past,
+        suffixes=rows.suffixes,
+        packing=Packing.of([part], HEADS // GROUPS, torch.device("cpu")),
+        due=Due(torch.tensor([], dtype=torch.int64), 0),
+    )
+    assert step.attend(0, q, k, v).shape == q.shape
+    assert torch.equal(rows.suffixes.keys[0][:, :, :3], k)

@@ -249,11 +249,11 @@ class SharedStep(Step):
         keys, values = self.past(layer)
         if self.due is None or layer != self.due.last:
             out_HTE, lse_HT = behind(q_HTE, own, own_lse, keys, values)
-        else:
-            places, lse_HT = self.due.tokens_W, own_lse.clone()
+        elif len(places := self.due.tokens_W):
             found, lse = behind(q_HTE[:, places], own[:, places], own_lse[:, places], keys, values)
-            out_HTE = own.index_copy(1, places, found)
-            lse_HT[:, places] = lse
+            out_HTE, lse_HT = own.index_copy(1, places, found), own_lse.index_copy(1, places, lse)
+        else:
+            out_HTE, lse_HT = own, own_lse  # the kernel divides by the number of queries
         if self.watched is not None:
             places = self.watched.tokens_W
             self.watched.note(layer, looks(q_HTE[:, places], lse_HT[:, places], keys))
