@@ -34,8 +34,9 @@ SECONDS, FRAMES, COUNT, WORDS = 180, 256, 16, 48
 CARD = Card(number=47, word="RIVER", colour="blue")
 ROWS = (1, 2, 4, 8, 16)
 HEAD = """One at a time: `System.ask` for each question. Together: `System.ask_many`. Medians over
-pairs that took turns; the ratio is the median of the pairs' own ratios, lowest and highest in brackets.
-Per question in milliseconds. All answers were the same both ways: ids, text, finish and moments."""
+pairs that took turns; the ratio is the median of the pairs' own ratios, lowest and highest in
+brackets. Per question in milliseconds. All answers were the same both ways: ids, text, finish and
+moments."""
 
 
 @dataclass(frozen=True, kw_only=True)

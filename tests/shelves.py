@@ -1,15 +1,15 @@
 """Tiny memories for a library, and a process that saves them until it is killed.
 
-As a program, `python -m tests.shelves FOLDER VIDEOS BUDGET`: torch is imported once; for each line
-"first seed" on stdin a child is forked that saves video after video from `first` on, removes and
-opens some, and says so on stdout: "pid N", "saved N", "removing N". "over" follows its end.
+As a program, `python -m tests.shelves`: torch is imported once; for each line "folder budget first
+seed" on stdin a child is forked that saves video after video from `first` on, removes and opens
+some, and says so on stdout: "pid N", "saved N", "removing N". With a negative seed so many children
+save the same three videos at once. "over STATUS" follows the end of each.
 """
 
 from __future__ import annotations
 
 import os
 import random
-import signal
 import sys
 import tempfile
 from functools import cache
@@ -70,7 +70,6 @@ def work(library: Library, folder: Path, number: int, chance: random.Random) -> 
 
 def main() -> None:
     """Fork a worker for each line of stdin."""
-    folder, videos = Path(sys.argv[1]), Path(sys.argv[2])
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:  # what is imported late is imported now
         library = Library(Path(scratch) / "library")
@@ -78,13 +77,25 @@ def main() -> None:
             pass
     tell("ready")
     for line in sys.stdin:
-        first, seed = map(int, line.split())
+        folder, *numbers = line.split("\t")
+        start(Path(folder), *map(int, numbers))
+
+
+def start(folder: Path, budget: int, first: int, seed: int) -> None:
+    """Fork workers on the library in a folder that holds the videos too, and wait for them."""
+    library, children = Library(folder / "library", budget), []
+    for _ in range(max(1, -seed)):
         if (child := os.fork()) == 0:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
             tell(f"pid {os.getpid()}")
-            work(Library(folder, int(sys.argv[3])), videos, first, random.Random(seed))
+            if seed >= 0:
+                work(library, folder, first, random.Random(seed))
+            for number in range(first, first + 3):
+                save(library, video(folder, number))
+            os._exit(0)
+        children.append(child)
+    for child in children:
         _, status = os.waitpid(child, 0)
-        tell(f"over {os.WTERMSIG(status)}")
+        tell(f"over {status}")
 
 
 if __name__ == "__main__":

@@ -105,6 +105,27 @@ def test_json_is_one_object_with_everything(clip: Path) -> None:
     assert told["evidence"], "a video that was looked at is evidence"
 
 
+def test_several_questions_are_answered_in_order(clip: Path) -> None:
+    questions = ("What is seen?", "Why?", "Who is there, and what do they do?")
+    alone = [run("ask", clip, question, *SHORT, "--json").stdout for question in questions]
+    lines = run("ask", clip, *questions, *SHORT, "--json").stdout.splitlines()
+    for line, one in zip(lines, alone, strict=True):
+        told, expected = json.loads(line), json.loads(one)
+        for key in ("video", "question", "model", "system", "text", "ids", "finish"):
+            assert told[key] == expected[key]
+    plain = run("ask", clip, *questions, *SHORT)
+    assert plain.stdout == "".join(json.loads(line)["text"] + "\n" for line in lines)
+    assert plain.stderr.count("longtake: warning: the answer was cut") == 3
+
+
+def test_what_shows_one_answer_takes_one_question(clip: Path, tmp_path: Path) -> None:
+    for option in (("--stream",), ("--evidence", tmp_path / "seen.png")):
+        result = run("ask", clip, "What?", "Why?", *SHORT, *option)
+        assert result.exit_code == 2
+        assert "ask one question" in error_line(result)
+    assert run("ask", clip, "What?", " ", *SHORT).exit_code == 5
+
+
 def test_stream_prints_the_same_text(clip: Path) -> None:
     whole = run("ask", clip, "What is seen?", *SHORT, "--no-stream")
     streamed = run("ask", clip, "What is seen?", *SHORT, "--stream")
@@ -543,9 +564,17 @@ OPTIONS = {
     f"--start --end {CONDENSING}"
     "--max-new-tokens --temperature --top-p --top-k --repetition-penalty --seed --stop "
     "--stream --no-stream --sparkline --no-sparkline",
+    "eval": "task --annotations --videos --subtitles --model -m --style --limit --out --resume "
+    "--retry --predictions --system --vision-tower --device --dtype --max-frames "
+    f"{CONDENSING}"
+    "--max-new-tokens --temperature --top-p --top-k --repetition-penalty --seed --stop --json",
     "inspect": "target --model -m --system --vision-tower --device --dtype --max-frames "
     f"{CONDENSING}"
     "--timeline --json",
+    "needle": "video --model -m --system --vision-tower --device --dtype "
+    f"{CONDENSING}"
+    "--kind --frames --depths --depth-interval --needles --cards --hops --distractors --rule "
+    "--score --max-new-tokens --seed --out --retry",
     "serve": "--model -m --system --vision-tower --device --dtype "
     f"{CONDENSING}"
     "--host --port --token-file --allow-host --data --library --allow-root --allow-network "

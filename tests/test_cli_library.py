@@ -227,6 +227,7 @@ def test_pictures_are_not_kept(library: Library, tmp_path: Path) -> None:
     assert "needs no memory" in error_line(result)
 
 
+@pytest.mark.slow
 def test_two_processes_may_watch_the_same_video(clip: Path, library: Library) -> None:
     environment = ENVIRONMENT | {"LONGTAKE_LIBRARY": str(library.folder)}
     command = [*COMMAND, "watch", str(clip), *WATCH]

@@ -30,6 +30,7 @@ from longtake.sealed import SUMS, Sealed, write_sealed
 from longtake.store import load_memory, save_memory
 from longtake.systems.video_xl import VideoXL
 from longtake.types import Frames, Memory, VisualTokens
+from tests.remembering import remembering
 from tests.tiny import noise
 
 CHECKPOINT = Path(__file__).parent / "parity" / "golden" / "video_xl" / "checkpoint"
@@ -41,7 +42,7 @@ def tiny() -> VideoXL:
     """The golden checkpoint; nothing may change it."""
     system = load(CHECKPOINT, device="cpu")
     assert isinstance(system, VideoXL)
-    return system
+    return remembering(system)
 
 
 @cache

@@ -63,6 +63,19 @@ def test_answers(dtype: str) -> None:
         assert answer.ids == cpu.ask(cpu.watch(noise(6), max_frames=6), "What?", options).ids
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_questions_together(dtype: str) -> None:
+    system = load(CHECKPOINT, device="cuda", dtype=dtype)
+    questions, options = ("What?", "Why is it so?", "Who?"), system.options(max_new_tokens=8)
+    memory = system.watch(noise(6), max_frames=6)
+    alone = [system.ask(memory, question, options) for question in questions]
+    together = system.ask_many(memory, questions, options)
+    assert all(len(answer.ids) == 8 and answer.evidence for answer in together)
+    # in half precision two likely words may change places
+    if dtype == "float32":
+        assert [answer.ids for answer in together] == [answer.ids for answer in alone]
+
+
 def test_sampling_on_the_device() -> None:
     logits = torch.randn(50, device="cuda")
     options = Options(temperature=0.7, top_k=5, top_p=0.8, repetition_penalty=1.1)

@@ -10,14 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from longtake.library import Library
-from tests.shelves import memory
+from tests.shelves import memory, save, video
 from tests.test_cli import ENVIRONMENT, ROOT
 
 MOST_LINES = 4
@@ -48,17 +47,23 @@ class Told:
             self.removing.add(int(number))
 
 
-@contextmanager
-def killer(folder: Path, videos: Path, budget: int) -> Iterator[subprocess.Popen[bytes]]:
+@pytest.fixture(scope="module")
+def forks() -> Iterator[subprocess.Popen[bytes]]:
     """A process that forks workers; see `tests.shelves`."""
-    command = [sys.executable, "-m", "tests.shelves", str(folder), str(videos), str(budget)]
     environment = ENVIRONMENT | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    command = [sys.executable, "-m", "tests.shelves"]
     with subprocess.Popen(command, env=environment, cwd=ROOT, **pipes) as process:
         assert next(lines(process, CHILD_SECONDS)) == "ready"
         yield process
-        assert process.stdin is not None
         process.stdin.close()
+
+
+def start(process: subprocess.Popen[bytes], library: Library, first: int, seed: int) -> None:
+    """Have workers forked."""
+    words = (library.folder.parent, library.budget, first, seed)
+    process.stdin.write("\t".join(map(str, words)).encode() + b"\n")
+    process.stdin.flush()
 
 
 def lines(process: subprocess.Popen[bytes], seconds: float) -> Iterator[str]:
@@ -74,11 +79,12 @@ def lines(process: subprocess.Popen[bytes], seconds: float) -> Iterator[str]:
             held = b""
 
 
-def kill_one(process: subprocess.Popen[bytes], told: Told, chance: random.Random) -> None:
+def kill_one(
+    process: subprocess.Popen[bytes], library: Library, told: Told, chance: random.Random
+) -> None:
     """Let a worker live for a moment."""
     first = 1 + max(told.order, default=0) + told.kills  # a video that was half saved is left
-    process.stdin.write(f"{first} {chance.randrange(1000)}\n".encode())
-    process.stdin.flush()
+    start(process, library, first, chance.randrange(1000))
     pid = int(next(lines(process, CHILD_SECONDS)).split()[1])
     began, wanted = time.monotonic(), chance.randrange(MOST_LINES)
     for _, line in zip(range(wanted), lines(process, CHILD_SECONDS), strict=False):
@@ -111,59 +117,75 @@ def check_all_load(library: Library) -> None:
                 layer.ready()
 
 
-def run_kills(tmp_path: Path, kills: int, seed: int) -> None:
-    told, chance = Told(), random.Random(seed)
-    library = Library(tmp_path / "library")
-    with killer(library.folder, tmp_path, library.budget) as process:
-        for _ in range(kills):
-            kill_one(process, told, chance)
-            assert library.verify() == []
-            assert told.saved - told.removing <= present(library)
+def run_kills(forks: subprocess.Popen[bytes], folder: Path, kills: int, seed: int) -> None:
+    told, chance, library = Told(), random.Random(seed), Library(folder / "library")
+    for _ in range(kills):
+        kill_one(forks, library, told, chance)
+        assert library.verify() == []
+        assert told.saved - told.removing <= present(library)
     assert len(told.saved) > kills // 10, "workers were killed before they saved anything"
     assert len(told.removing) > 0
     check_all_load(library)
+    assert len(list(library.folder.glob(".aside*"))) <= 1, "they are swept"
 
 
-def run_kills_while_evicting(tmp_path: Path, kills: int, seed: int) -> None:
-    told, chance = Told(), random.Random(seed)
-    room = 6
-    with killer(tmp_path / "library", tmp_path, room * one_size(tmp_path)) as process:
-        library = Library(tmp_path / "library")
-        for _ in range(kills):
-            kill_one(process, told, chance)
-            assert library.verify() == []
-            there = present(library)
-            # what was saved last is there: two more may have been on their way than were told of
-            last = set(told.order[-(room - 2) :])
-            assert last - told.removing <= there
-            assert len(there) <= room + 1
+def run_kills_while_evicting(
+    forks: subprocess.Popen[bytes], folder: Path, kills: int, seed: int
+) -> None:
+    told, chance, room = Told(), random.Random(seed), 6
+    library = Library(folder / "library", room * one_size(folder))
+    for _ in range(kills):
+        kill_one(forks, library, told, chance)
+        assert library.verify() == []
+        there = present(library)
+        # what was saved last is there: two more may have been on their way than were told of
+        assert set(told.order[-(room - 2) :]) - told.removing <= there
+        assert len(there) <= room + 1
     assert len(told.saved) > room, "nothing was evicted"
     check_all_load(library)
 
 
-def one_size(tmp_path: Path) -> int:
+def one_size(folder: Path) -> int:
     """Bytes of one memory's file, and a little more."""
-    from tests.shelves import save, video
-
-    return save(Library(tmp_path / "one"), video(tmp_path, 0)).bytes + 64
+    return save(Library(folder / "one"), video(folder, 0)).bytes + 64
 
 
-def test_killed_now_and_then(tmp_path: Path) -> None:
-    run_kills(tmp_path, 12, seed=1)
+def test_killed_now_and_then(forks: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    run_kills(forks, tmp_path, 12, seed=1)
 
 
-def test_killed_now_and_then_while_evicting(tmp_path: Path) -> None:
-    run_kills_while_evicting(tmp_path, 12, seed=2)
+def test_killed_now_and_then_while_evicting(forks: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    run_kills_while_evicting(forks, tmp_path, 12, seed=2)
+
+
+def test_processes_that_save_the_same_videos_at_once(
+    forks: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    library, workers = Library(tmp_path / "library"), 5
+    start(forks, library, 0, -workers)
+    ends = 0
+    for line in lines(forks, CHILD_SECONDS):
+        if line.startswith("over"):
+            assert line == "over 0"
+            ends += 1
+        if ends == workers:
+            break
+    assert ends == workers
+    assert present(library) == {0, 1, 2}
+    assert len(library.list()) == 3
+    assert library.verify() == []
+    check_all_load(library)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
-def test_killed_many_times(seed: int, tmp_path: Path) -> None:
-    run_kills(tmp_path, 150, seed)
-    assert len(list((tmp_path / "library").glob(".aside*"))) <= 1, "they are swept"
+def test_killed_many_times(seed: int, forks: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    run_kills(forks, tmp_path, 150, seed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
-def test_killed_many_times_while_evicting(seed: int, tmp_path: Path) -> None:
-    run_kills_while_evicting(tmp_path, 100, seed)
+def test_killed_many_times_while_evicting(
+    seed: int, forks: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    run_kills_while_evicting(forks, tmp_path, 100, seed)

@@ -424,7 +424,7 @@ def test_no_question_copies_the_memory() -> None:
         # evidence wants a number for each key, head and row, which is no copy but as large here
         options = system.options(max_new_tokens=4, evidence=False)
         for _ in range(count):
-            batch.add(QUESTIONS[0], options)
+            batch.add("Why?", options)
         with Fresh() as fresh:
             batch.step()
             batch.step()
@@ -438,7 +438,7 @@ def test_no_question_copies_the_memory() -> None:
         largest.append(fresh.largest)
         batch.close()
     assert kept == [memory.bytes // memory.length * ROOM * count for count in (1, 8)]
-    assert largest[1] < layer / 2
+    assert largest[1] < layer, "eight copies of a layer's keys are four times as many bytes"
 
 
 def test_suffixes_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from longtake.version import __version__
 if TYPE_CHECKING:
     from longtake.api import ask, ask_many, load, watch
     from longtake.errors import (
+        AnnotationError,
         CapacityError,
         CheckpointError,
         LongtakeError,
@@ -51,11 +52,13 @@ _HOMES = {
     "CheckpointError": "longtake.errors",
     "PromptError": "longtake.errors",
     "CapacityError": "longtake.errors",
+    "AnnotationError": "longtake.errors",
     "OptionError": "longtake.errors",
     "StoreError": "longtake.errors",
 }
 
 __all__ = [
+    "AnnotationError",
     "Answer",
     "Batch",
     "CapacityError",

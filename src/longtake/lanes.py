@@ -19,7 +19,7 @@ from longtake.engine import Observer, block_size, prefill, require_bytes
 from longtake.errors import LongtakeError, PromptError
 from longtake.parts.cache import GrowingCache, kv_bytes_per_token
 from longtake.parts.chat import Turn
-from longtake.parts.shared import Packing, Part, SharedStep, Suffixes, Watched
+from longtake.parts.shared import Due, Packing, Part, SharedStep, Suffixes, Watched
 from longtake.parts.writing import Pen
 from longtake.types import Answer, Memory, Options
 
@@ -172,18 +172,22 @@ class Together:
         sizes = model.config
         heads = sizes.num_attention_heads // sizes.num_key_value_heads
         packing = Packing.of(parts, heads, device)
-        looking, places, end = [], [], 0
+        due, looking, places, end = [], [], [], 0
         for row, ids in turns:
             end += len(ids)
-            if row.observer.entries and len(ids) == len(row.pending):
-                looking.append(row)
-                places.append(end - 1)
+            if len(ids) == len(row.pending):
+                due.append(end - 1)
+                if row.observer.entries:
+                    looking.append(row)
+                    places.append(end - 1)
         watched = Watched(torch.tensor(places, device=device), self.edges) if looking else None
+        last = Due(torch.tensor(due, dtype=torch.int64, device=device), sizes.num_hidden_layers - 1)
         step = SharedStep(
             positions_BS=(packing.place_T + self.memory.length)[None],
             past=lambda layer: self.cache.layers[layer].shown(),
             suffixes=self.suffixes,
             packing=packing,
+            due=last if len(due) < end else None,
             watched=watched,
         )
         features_TD = model.decoder(model.embed(ids_T)[None], step, self.cache.between)[0]

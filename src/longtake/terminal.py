@@ -24,9 +24,21 @@ if TYPE_CHECKING:  # it brings torch
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total)."""
 
-STAGES = {"encode": "watching", "prefill": "reading", "verify": "checking"}
+STAGES = {
+    "questions": "asking",
+    "ask": "asking",
+    "encode": "watching",
+    "prefill": "reading",
+    "verify": "checking",
+}
 """Stages that get a bar and what it says; frames are decoded just ahead of "encode"."""
-UNITS = {"encode": "frames", "prefill": "tokens", "verify": "memories"}
+UNITS = {
+    "questions": "questions",
+    "ask": "frames",
+    "encode": "frames",
+    "prefill": "tokens",
+    "verify": "memories",
+}
 
 
 def say(message: str, *, kind: str = "") -> None:

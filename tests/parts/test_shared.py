@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from longtake.parts.attention import attend_masked, attend_part, attend_part_in_blocks, fold
-from longtake.parts.shared import Packing, Part, SharedStep, Suffixes, Watched
+from longtake.parts.shared import Due, Packing, Part, SharedStep, Suffixes, Watched
 
 HEADS, GROUPS, WIDTH, PAST = 6, 2, 8, 37
 
@@ -41,7 +41,7 @@ class Rows:
         self.own[slot] = self.own[-1]
         self.own.pop()
 
-    def step(self, counts: Sequence[int]) -> None:
+    def step(self, counts: Sequence[int], *, only_last: bool = False) -> None:
         """Give each row so many tokens and compare; 0 sits this one out."""
         parts = [
             Part(n, self.suffixes.lengths[n], count) for n, count in enumerate(counts) if count
@@ -57,6 +57,7 @@ class Rows:
             past=lambda layer: self.past,
             suffixes=self.suffixes,
             packing=Packing.of(parts, HEADS // GROUPS, torch.device("cpu")),
+            due=Due(last, 0) if only_last else None,
             watched=Watched(last, lambda layer, weights: seen.append(weights)),
         )
         self.suffixes.begin(parts)
@@ -72,7 +73,10 @@ class Rows:
             )
             self.own[part.slot] = (keys, values)
             alone = attend_masked(q[:, :, mine], keys, values, None)
-            torch.testing.assert_close(out[:, :, mine], alone, rtol=0, atol=2e-6)
+            due = slice(-1, None) if only_last else slice(None)
+            torch.testing.assert_close(
+                out[:, :, mine][:, :, due], alone[:, :, due], rtol=0, atol=2e-6
+            )
             wide = keys.repeat_interleave(HEADS // GROUPS, 1)
             scores = q[:, :, start - 1 : start] @ wide.transpose(2, 3) * WIDTH**-0.5
             weights = scores.softmax(-1)[0, :, 0, :PAST].sum(0)
@@ -80,13 +84,11 @@ class Rows:
 
 
 @torch.no_grad()
-def test_questions_words_and_both_at_once() -> None:
+@pytest.mark.parametrize("only_last", [False, True])
+def test_questions_words_and_both_at_once(only_last: bool) -> None:
     rows = Rows(4)
-    rows.step([5, 1, 17, 6])
-    rows.step([1, 1, 1, 1])
-    rows.step([0, 1, 0, 1])
-    rows.step([1, 9, 1, 2])
-    rows.step([1, 1, 1, 1])
+    for counts in ([5, 1, 17, 6], [1, 1, 1, 1], [0, 1, 0, 1], [1, 9, 1, 2], [1, 1, 1, 1]):
+        rows.step(counts, only_last=only_last)
 
 
 @torch.no_grad()

@@ -56,10 +56,7 @@ def ask(
     evidence: EvidenceFile = None,
 ) -> None:
     """Answer each QUESTION about VIDEO."""
-    if not all(question.strip() for question in questions):
-        raise PromptError("the question is empty; ask something")
-    if len(questions) > 1 and (stream or evidence is not None):
-        raise OptionError("--stream and --evidence show one answer; ask one question")
+    check_asked(questions, one=bool(stream) or evidence is not None)
     if stream and as_json:
         raise OptionError("--stream prints text as it comes and --json one object; choose one")
     wanted = Wanted(
@@ -76,20 +73,19 @@ def ask(
     picture = None if evidence is None else Picture(evidence, video, questions[0])
     with recalled(wanted, None if picture is None else picture.look) as found:
         if as_json:
-            answer = reply_in_json(found, wanted, questions, sparkline=bool(sparkline))
-        elif len(questions) > 1:
-            answer = reply_to_each(found, wanted, questions, sparkline=sparkline)
+            answer = reply_in_json(found, wanted, questions, sparkline=sparkline)
         else:
-            answer = reply(
-                found.system,
-                found.memory,
-                questions[0],
-                answering,
-                stream=stream,
-                sparkline=sparkline,
-            )
+            answer = reply_to_each(found, wanted, questions, stream=stream, sparkline=sparkline)
         if picture is not None:
             picture.save(answer)
+
+
+def check_asked(questions: Sequence[str], *, one: bool) -> None:
+    """Raise PromptError for an empty question, OptionError for several where only one can be."""
+    if not all(question.strip() for question in questions):
+        raise PromptError("the question is empty; ask something")
+    if one and len(questions) > 1:
+        raise OptionError("--stream and --evidence show one answer; ask one question")
 
 
 class Picture:
@@ -109,7 +105,7 @@ class Picture:
 
 
 def reply_in_json(
-    found: Recalled, wanted: Wanted, questions: Sequence[str], *, sparkline: bool
+    found: Recalled, wanted: Wanted, questions: Sequence[str], *, sparkline: bool | None
 ) -> Answer:
     """Ask all together; print an object for each answer as it ends. The last one."""
     stored = None if found.stored is None else found.stored.name
@@ -123,10 +119,19 @@ def reply_in_json(
 
 
 def reply_to_each(
-    found: Recalled, wanted: Wanted, questions: Sequence[str], *, sparkline: bool | None
+    found: Recalled,
+    wanted: Wanted,
+    questions: Sequence[str],
+    *,
+    stream: bool | None,
+    sparkline: bool | None,
 ) -> Answer:
-    """Ask all together; print each answer as it ends. The last one."""
-    for row in together(found.system, found.memory, questions, wanted.answering):
+    """Ask and print; several together, each answer as it ends. The last one."""
+    system, memory = found.system, found.memory
+    if len(questions) == 1:
+        shown = {"stream": stream, "sparkline": sparkline}
+        return reply(system, memory, questions[0], wanted.answering, **shown)
+    for row in together(system, memory, questions, wanted.answering):
         answer = row.result()
         note(f"> {row.question}")
         tell(answer, sparkline=sparkline)

@@ -13,7 +13,7 @@ width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
@@ -25,7 +25,7 @@ from longtake.parts.qwen2 import Step
 ROOM = 64
 """Tokens a suffix begins with; room then grows by half."""
 
-OBSERVED_KEYS = 4096
+OBSERVED_KEYS = 8192
 """Keys whose weights are worked out at a time."""
 
 Past = Callable[[int], tuple[Tensor, Tensor]]
@@ -208,11 +208,21 @@ class Packing:
 
 
 @dataclass(frozen=True)
+class Due:
+    """The tokens whose features are of use, where others only leave keys and values behind."""
+
+    tokens_W: Tensor
+    """Packed places."""
+    last: int
+    """The last layer: there nothing looks at the other tokens any more."""
+
+
+@dataclass(frozen=True)
 class Watched:
     """Whose attention on the past is wanted, and who wants it."""
 
     tokens_W: Tensor
-    """Packed places."""
+    """Packed places, all of them due."""
     note: Callable[[int, Tensor], None]
     """Called with (layer, attention [W, N] on each past key, summed over heads, fp32)."""
 
@@ -224,21 +234,39 @@ class SharedStep(Step):
     past: Past
     suffixes: Suffixes
     packing: Packing
-    watched: Watched | None = field(default=None)
+    due: Due | None = None
+    """None is all."""
+    watched: Watched | None = None
 
     def attend(self, layer: int, q_BHSE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor) -> Tensor:
-        """Attention of packed queries over the past and each its own suffix: [1, H, T, E]."""
+        """Attention of packed queries over the past and each its own suffix: [1, H, T, E].
+
+        In the last layer what is not due gets the attention over its suffix alone.
+        """
         q_HTE, suffixes = q_BHSE[0], self.suffixes
         suffixes.append(layer, k_BKSE[0], v_BKSE[0], self.packing)
         own, own_lse = self.packing.attend(q_HTE, suffixes.keys[layer], suffixes.values[layer])
         keys, values = self.past(layer)
-        old, old_lse = attend_part(fold(q_BHSE, keys.shape[1]), keys, values)
-        old, old_lse = old.reshape(q_HTE.shape), old_lse.reshape(q_HTE.shape[:2])
-        out_HTE, lse_HT = merge(old, old_lse, own, own_lse)
+        if self.due is None or layer != self.due.last:
+            out_HTE, lse_HT = behind(q_HTE, own, own_lse, keys, values)
+        else:
+            places, lse_HT = self.due.tokens_W, own_lse.clone()
+            found, lse = behind(q_HTE[:, places], own[:, places], own_lse[:, places], keys, values)
+            out_HTE = own.index_copy(1, places, found)
+            lse_HT[:, places] = lse
         if self.watched is not None:
             places = self.watched.tokens_W
             self.watched.note(layer, looks(q_HTE[:, places], lse_HT[:, places], keys))
         return out_HTE[None]
+
+
+def behind(
+    q_HTE: Tensor, own_HTE: Tensor, own_HT: Tensor, k_1KNE: Tensor, v_1KNE: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Attention over a past, merged with that over what follows it and its log-sum-exps."""
+    old, old_lse = attend_part(fold(q_HTE[None], k_1KNE.shape[1]), k_1KNE, v_1KNE)
+    old, old_lse = old.reshape(q_HTE.shape), old_lse.reshape(q_HTE.shape[:2])
+    return merge(old, old_lse, own_HTE, own_HT)
 
 
 def looks(q_HWE: Tensor, lse_HW: Tensor, k_1KNE: Tensor) -> Tensor:
@@ -248,10 +276,13 @@ def looks(q_HWE: Tensor, lse_HW: Tensor, k_1KNE: Tensor) -> Tensor:
     """
     groups, width = k_1KNE.shape[1], q_HWE.shape[-1]
     q_KME = fold(q_HWE[None] * width**-0.5, groups)[0]
-    lse_KM1 = lse_HW.reshape(groups, -1, 1).float()
+    minus_KM1 = -lse_HW.reshape(groups, -1, 1).float()
     parts = []
     for k_KNE in k_1KNE[0].split(OBSERVED_KEYS, dim=1):
-        scores = (q_KME @ k_KNE.transpose(1, 2)).float()
-        weights = scores.sub_(lse_KM1).exp_().unflatten(1, (-1, q_HWE.shape[1]))
+        if q_KME.dtype == torch.float32:
+            scores = torch.baddbmm(minus_KM1, q_KME, k_KNE.transpose(1, 2))
+        else:
+            scores = (q_KME @ k_KNE.transpose(1, 2)).float().add_(minus_KM1)
+        weights = scores.exp_().unflatten(1, (-1, q_HWE.shape[1]))
         parts.append(weights.sum((0, 1)))
-    return torch.cat(parts, dim=-1)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
