@@ -4,9 +4,9 @@
     python benchmarks/serve_load.py clip.mp4 --minutes 10          # and then ten minutes of it
 
 A card is hidden in the clip. The server runs as a process of its own and the clients, each with the
-openai client, in another. First one client asks every question, one after the other; then all ask
-at once, and every answer must equal the one the lone client got. With --minutes the same load goes
-on and the server's resident memory is read every few seconds.
+openai client, in another. One client asks every question, one after the other, then all ask at
+once, by turns; every answer must equal the one the lone client got. With --minutes the same load
+goes on and the server's resident memory is read every few seconds.
 """
 
 from __future__ import annotations
@@ -55,6 +55,14 @@ class Run:
     answers: dict[str, set[str]] = field(default_factory=dict)
     times: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+
+    def add(self, other: Run) -> None:
+        """Take another run's counts in."""
+        self.seconds += other.seconds
+        self.times += other.times
+        self.errors += other.errors
+        for asked, answers in other.answers.items():
+            self.answers.setdefault(asked, set()).update(answers)
 
     @property
     def rate(self) -> float:
@@ -160,18 +168,13 @@ def wrong(run: Run, lone: Run) -> int:
 
 
 def endure(
-    base: str, process: psutil.Process, video: str, minutes: float, lone: Run
+    base: str, process: psutil.Process, video: str, minutes: float
 ) -> tuple[list[tuple[float, float]], Run]:
     """Memory (s, MiB) while the load goes on, and all answers together."""
     began, total, sizes = time.perf_counter(), Run(), []
     while (now := time.perf_counter() - began) < 60 * minutes:
         sizes.append((now, process.memory_info().rss / 2**20))
-        run = load(base, video, 16, 20)
-        total.times += run.times
-        total.errors += run.errors
-        for asked, answers in run.answers.items():
-            total.answers.setdefault(asked, set()).update(answers)
-    total.seconds = now
+        total.add(load(base, video, 16, 20))
     sizes.append((now, process.memory_info().rss / 2**20))
     return sizes, total
 
@@ -192,6 +195,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--each", type=int, default=20)
     parser.add_argument("--frames", type=int, default=64)
+    parser.add_argument("--turns", type=int, default=3, help="lone client, then all, so often")
     parser.add_argument("--minutes", type=float, default=0.0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -202,8 +206,10 @@ def main() -> int:
         with server(folder) as (base, process):
             video = watched(base, clip, options.frames)
             load(base, video, 1, 3)  # warm
-            lone = load(base, video, 1, options.each)
-            many = load(base, video, options.clients, options.each)
+            lone, many = Run(), Run()
+            for _ in range(options.turns):  # by turns, since other work comes and goes
+                lone.add(load(base, video, 1, options.each))
+                many.add(load(base, video, options.clients, options.each))
             cores = psutil.cpu_count()
             print(f"{platform.machine()}, {cores} cores, load {os.getloadavg()[0]:.1f}\n")
             print(
@@ -215,7 +221,7 @@ def main() -> int:
             print(row(str(options.clients), many, lone))
             bad = len(lone.errors) + len(many.errors) + wrong(many, lone)
             if options.minutes:
-                sizes, total = endure(base, process, video, options.minutes, lone)
+                sizes, total = endure(base, process, video, options.minutes)
                 print(row(f"16, {options.minutes:g} min", total, lone))
                 print("\nmemory over time (s: MiB):")
                 step = max(1, len(sizes) // 12)

@@ -352,25 +352,25 @@ def test_a_signal_ends_the_command_after_the_answer(
         "--library",
         str(tmp_path / "l"),
     ]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "longtake", *words],
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    line = process.stderr.readline()
-    assert "serving default at http://127.0.0.1:" in line
-    port = int(line.partition("http://127.0.0.1:")[2].split()[0])
-    server = Running(service=None, port=port)
-    until(lambda: reachable(port))
-    video = server.watched(clip, max_frames=8)
-    with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(server.chat, video, WORD, temperature=90, max_tokens=40)
-        until(lambda: b"questions_answering 1.0" in server.ask("GET", "/metrics").body)
-        process.send_signal(sent)
-        assert asked.result().status == 200
-    assert process.wait(30) == 0
-    assert "Traceback" not in process.stderr.read()
+    command = [sys.executable, "-m", "longtake", *words]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            line = process.stderr.readline()
+            assert "serving default at http://127.0.0.1:" in line
+            port = int(line.partition("http://127.0.0.1:")[2].split()[0])
+            server = Running(service=None, port=port)
+            until(lambda: reachable(port))
+            video = server.watched(clip, max_frames=8)
+            with ThreadPoolExecutor(1) as pool:
+                asked = pool.submit(server.chat, video, WORD, temperature=90, max_tokens=40)
+                busy = b"questions_answering 1.0"
+                until(lambda: busy in server.ask("GET", "/metrics").body or asked.done())
+                process.send_signal(sent)
+                assert asked.result().status == 200
+            assert process.wait(30) == 0
+            assert "Traceback" not in process.stderr.read()
+        finally:
+            process.kill()
 
 
 def reachable(port: int) -> bool:

@@ -27,8 +27,6 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 REDIRECTS = 5
 _MOVED = (301, 302, 303, 307, 308)
 _BLOCK_SECONDS = 30.0
-_NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
-_COMPATIBLE = ipaddress.IPv6Network("::/96")
 
 
 def networks(names: Iterable[str]) -> tuple[Network, ...]:
@@ -46,13 +44,14 @@ def faces(address: Address) -> tuple[Address, ...]:
     inner: list[Address] = [address]
     inner += [one for one in (address.ipv4_mapped, address.sixtofour) if one is not None]
     inner += address.teredo or ()
-    if address in _COMPATIBLE or any(address in network for network in _NAT64):
-        inner.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
     return tuple(inner)
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address, in every reading of it, is one of the open internet."""
+    """Whether an address, in every reading of it, is one of the open internet.
+
+    What embeds an IPv4 address below ::/8 (mapped, compatible, NAT64) is reserved, so never public.
+    """
     return all(map(_is_global, faces(address)))
 
 
