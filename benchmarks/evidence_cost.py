@@ -105,8 +105,8 @@ def main() -> None:
         "",
         f"`python benchmarks/evidence_cost.py --turns {args.turns}`",
         "",
-        f"{platform.machine()} CPU, 1 thread, torch {torch.__version__}; CPU time of a token in ms "
-        f"(medians of {args.turns} alternating turns), per layer.",
+        f"{platform.machine()} CPU, 1 thread, torch {torch.__version__}; CPU time per layer of a "
+        f"token in ms, medians of {args.turns} alternating turns.",
         "",
         "| layer of | frames | keys | without | with | more |",
         "|---|---|---|---|---|---|",

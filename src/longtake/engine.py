@@ -52,6 +52,8 @@ class Observer:
         """Attention on each frame so far, fp32, on the model's device."""
         self._starts_T = torch.tensor([entry.start for entry in entries], dtype=torch.int64)
         self._stops_T = torch.tensor([entry.stop for entry in entries], dtype=torch.int64)
+        self._each = even_size(self.entries)
+        """Tokens of every frame where all have as many and nothing between them; else 0."""
 
     def __call__(self, layer: int, weights_BHN: Tensor) -> None:
         """Called by each layer with the last query's attention; stays on its device."""
@@ -59,7 +61,12 @@ class Observer:
             self.mass_T = self.mass_T.to(weights_BHN.device)
             self._starts_T = self._starts_T.to(weights_BHN.device)
             self._stops_T = self._stops_T.to(weights_BHN.device)
-        summed = F.pad(weights_BHN.sum((0, 1), dtype=torch.float64).cumsum(0), (1, 0))
+        row_N = weights_BHN.sum((0, 1))
+        if self._each and self._rows_of(layer) is None and len(row_N) >= self.entries[-1].stop:
+            held_N = row_N[self.entries[0].start : self.entries[-1].stop]
+            self.mass_T += held_N.unflatten(0, (-1, self._each)).sum(1)
+            return
+        summed = F.pad(row_N.double().cumsum(0), (1, 0))
         last = len(summed) - 1  # a prompt that was cut short has frames behind its end
         begins, ends = (edges.clamp(max=last) for edges in self.edges(layer))
         self.mass_T += (summed[ends] - summed[begins]).float()
@@ -89,6 +96,16 @@ class Observer:
     def timeline(self, durations: Sequence[float]) -> tuple[Timeline, ...]:
         """The weight over the whole of each video."""
         return timelines_of(self.shares(), self.entries, durations)
+
+
+def even_size(entries: Sequence[Entry]) -> int:
+    """Tokens of each entry, if they lie side by side and are as large; 0 if not."""
+    if not entries:
+        return 0
+    first, each = entries[0].start, entries[0].stop - entries[0].start
+    places = ((entry.start - first, entry.stop - first) for entry in entries)
+    even = all(place == (each * n, each * (n + 1)) for n, place in enumerate(places))
+    return each if even else 0
 
 
 def every_row(layer: int) -> Tensor | None:

@@ -65,8 +65,11 @@ def last_row_weights(q_BHSE: Tensor, k_BKNE: Tensor) -> Tensor:
     """Attention of the last query over all keys: [B, H, N], fp32; one row, never the matrix."""
     groups = k_BKNE.shape[1]
     q_BKGE = q_BHSE[:, :, -1].unflatten(1, (groups, -1)) * q_BHSE.shape[-1] ** -0.5
-    scores = q_BKGE @ k_BKNE.to(q_BHSE.dtype).transpose(2, 3)
-    return scores.float().softmax(-1).flatten(1, 2)
+    scores = (q_BKGE @ k_BKNE.to(q_BHSE.dtype).transpose(2, 3)).float()
+    if torch.is_grad_enabled():
+        return scores.softmax(-1).flatten(1, 2)
+    # in place: on CPU a second buffer of this size costs as much as the arithmetic
+    return torch.softmax(scores, -1, out=scores).flatten(1, 2)
 
 
 def attend_part(
