@@ -87,6 +87,10 @@ class Condensed(Llava):
         )
         return sum(held + text + window + place.slack for held in copies) * each
 
+    def read_of(self, seen: int, place: Place, chunk: int) -> int:
+        """Whole windows, read at once."""
+        return seen - seen % self.condense.window
+
     def answering_bytes(self, tokens: int, place: Place, shown: Showing) -> int:
         """Of two copies, the mixture too."""
         asked = super().answering_bytes(tokens, place, shown)
