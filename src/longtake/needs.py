@@ -129,19 +129,22 @@ class Pictures:
     """One as it was decoded."""
     fitted: int
     """One as the tower gets it."""
+    seen: int
+    """Fitted ones while a chunk is seen; clips are copies of it and of the chunk before."""
     most: int
     """Decoded ones at once, at most."""
     decoders: int
     """What decoders hold for themselves."""
 
     @classmethod
-    def of(cls, shown: Showing, side: int) -> Pictures:
-        """Of a video and a tower."""
+    def of(cls, shown: Showing, side: int, clip: int = 1) -> Pictures:
+        """Of a video and a tower that sees clips of so many frames."""
         shape = Shape(width=shown.width, height=shown.height, quarter_turns=0)
         raw = 3 * shown.height * shown.width
         return cls(
             raw=raw,
             fitted=3 * side * side,
+            seen=CHUNK * (3 if clip > 1 else 1),
             most=2 * CHUNK + shape.beyond(THREADS),
             decoders=HEAPS + THREADS * REFERENCES * raw // 2,  # chroma of a quarter each
         )
@@ -150,7 +153,7 @@ class Pictures:
         """While one chunk is seen and so many frames are to come."""
         waiting = min(left, (STAGED_CHUNKS - 1) * CHUNK)
         raw = min(left - waiting, self.most)
-        return (CHUNK + waiting) * self.fitted + raw * self.raw + self.decoders
+        return (self.seen + waiting) * self.fitted + raw * self.raw + self.decoders
 
 
 @dataclass(frozen=True, kw_only=True)

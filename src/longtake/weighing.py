@@ -153,7 +153,7 @@ class Weighing(Seeing):
         tokens, text = self.arranged(shown.frames) or 0, shown.text
         sizes, eye = self.video_sizes, self.eye(place)
         chunk = min(tokens, round(CHUNK * tokens / shown.frames))
-        pictures, upcast = Pictures.of(shown, eye.side), upcast_bytes(sizes, place)
+        pictures, upcast = Pictures.of(shown, eye.side, sizes.clip), upcast_bytes(sizes, place)
         flow = Flow(
             tokens=tokens,
             chunk=chunk,
