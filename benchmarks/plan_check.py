@@ -18,7 +18,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -29,9 +29,13 @@ from benchmarks import footage
 from tests.peak import Case, measured
 from tests.sized import bare, filled, sized, small_umt
 
+from longtake.needs import Needs
 from longtake.planning import Plan, plan
 from longtake.rates import KNOWN
 from longtake.system import System
+from longtake.targets import Where, fitting_of
+from longtake.video.decode import open_video
+from longtake.video.sample import Footage
 
 RESULTS = Path(__file__).parent / "results"
 MIB = 2**20
@@ -162,14 +166,8 @@ def peaks(clip: Path) -> Iterator[str]:
         yield f"| {case.system} {said} | {case.frames} | {' | '.join(cells)} |"
 
 
-def told_bytes(case: Case, question: int) -> Any:
+def told_bytes(case: Case, question: int) -> Needs:
     """What a plan says of a case; `question`: tokens that were asked."""
-    from dataclasses import replace
-
-    from longtake.targets import Where, fitting_of
-    from longtake.video.decode import open_video
-    from longtake.video.sample import Footage
-
     with tempfile.TemporaryDirectory() as place, open_video(case.clip) as video:
         folder = sized(Path(place) / "model", case.system, case.config, case.tower)
         made = bare(folder, dtype=case.dtype).variant(**case.options)
@@ -199,12 +197,13 @@ def main() -> None:
     bytes_table = list(peaks(clip))
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "av"))
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    after = os.getloadavg()[0]
     text = "\n".join(
         [
             "# Plans against what watching took\n",
             (
                 f"`python -m benchmarks.plan_check` on {machine}, one thread; {packages}; fp32. "
-                f"Load average {load:.1f} to {os.getloadavg()[0]:.1f}: others used the machine too.\n"
+                f"Load average {load:.1f} to {after:.1f}: others used the machine too.\n"
             ),
             (
                 "Planned / found (ratio). Milliseconds of processor time, medians of "

@@ -436,6 +436,8 @@ def test_pooled_and_stretched(clip: Path) -> None:
         ["ask", "a.mp4"],
         ["ask", "a.mp4", "What?", "--max-frames", "0"],
         ["ask", "a.mp4", "What?", "--max-frames", "many"],
+        ["plan", "a.mp4", "--max-frames", "-3"],
+        ["plan"],
         ["ask", "a.mp4", "What?", "--maxframes", "3"],
         ["answer", "a.mp4"],
     ],
@@ -522,6 +524,8 @@ OPTIONS = {
     "inspect": "target --model -m --system --vision-tower --device --dtype --max-frames "
     f"{CONDENSING}"
     "--timeline --json",
+    "plan": "video --model -m --memory --system --vision-tower --device --dtype --max-frames "
+    f"--start --end {CONDENSING} --json",
     "train": "recipe --set --resume",
 }
 
