@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ class Taken:
     """Highest resident size above that before."""
     asking: int
     """The same while a question is answered, above that before watching."""
+    question: int
+    """Tokens of it."""
 
 
 def resident(name: str) -> int:
@@ -78,12 +80,13 @@ def take(case: Case) -> Taken:
         memory = system.watch(case.clip, max_frames=case.frames)
         watching = resident("VmHWM") - before
         settle()
-        system.ask(memory, "What happens?", options)
+        answer = system.ask(memory, "What happens?", options)
         return Taken(
             length=memory.length,
             memory=memory.bytes,
             watching=watching,
             asking=resident("VmHWM") - before,
+            question=answer.stats.prompt_tokens - memory.length,
         )
 
 
@@ -108,6 +111,6 @@ def main() -> None:
     """Print what the cases on the command line take."""
     taken = []
     for case in json.loads(sys.argv[1]):
-        taken.append(asdict(take(replace(Case(**case)))))
+        taken.append(asdict(take(Case(**case))))
         gc.collect()
     sys.stdout.write(json.dumps(taken))

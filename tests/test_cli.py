@@ -481,6 +481,8 @@ def test_pooled_and_stretched(clip: Path) -> None:
         ["ask", "a.mp4"],
         ["ask", "a.mp4", "What?", "--max-frames", "0"],
         ["ask", "a.mp4", "What?", "--max-frames", "many"],
+        ["plan", "a.mp4", "--max-frames", "-3"],
+        ["plan"],
         ["ask", "a.mp4", "What?", "--maxframes", "3"],
         ["answer", "a.mp4"],
     ],

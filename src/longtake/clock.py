@@ -97,7 +97,7 @@ class Clock:
         first = one + more / rates.linear + sum(map(self._layers, late))
         needs = self.needs
         return (
-            self._stage("first word", self.question, asked, needs.memory + needs.answering, first),
+            self._stage("first word", self.question, asked, needs.asking, first),
             self._stage("each word", 1, token, needs.memory, one),
         )
 

@@ -69,23 +69,28 @@ class Condensed(Llava):
         return 2 * min(self.condense.window, tokens)
 
     def read_rows(self, place: Place) -> int:
-        """A window with its summaries."""
-        ratio = min(self.condense.ratios.choices + ((self.fine.ratio,) if self.fine else ()))
-        return self.condense.window + self.condense.window // ratio
+        """A window with its summaries, of the copy that has more."""
+        return max(self.window_rows)
+
+    @property
+    def window_rows(self) -> list[int]:
+        """The same of each copy."""
+        ratios = [self.condense.ratios.smallest, *([self.fine.ratio] if self.fine else [])]
+        return [self.condense.window + self.condense.window // ratio for ratio in ratios]
 
     def cache_bytes(self, tokens: int, place: Place, text: int = 0) -> int:
-        """The copies that lie on the device, and the window behind each.
-
-        When it was read, each layer is copied to where it has no room to spare.
-        """
+        """The copies that lie on the device, and the window behind each."""
         coarse, fine = self.copies(tokens, tokens)
         inside = self.fine is not None and self.fine.where == "memory" and place.on_cpu
         copies = [coarse, fine] if inside else [coarse]
-        each = self.full_row_bytes(place.dtype)
-        window = (
-            min(self.read_rows(place), 2 * tokens) if place.on_cpu else self.window_room(tokens)
-        )
-        return sum(held + text + window + place.slack for held in copies) * each
+        room = self.window_room(tokens)
+        windows = [min(rows, room) if place.on_cpu else room for rows in self.window_rows]
+        rows = sum(held + window for held, window in zip(copies, windows, strict=False))
+        return (rows + len(copies) * (text + place.slack)) * self.full_row_bytes(place.dtype)
+
+    def read_of(self, seen: int, place: Place, chunk: int) -> int:
+        """Whole windows, read at once."""
+        return seen - seen % self.condense.window
 
     def answering_bytes(self, tokens: int, place: Place, shown: Showing) -> int:
         """Of two copies, the mixture too."""

@@ -108,7 +108,12 @@ class Dropped(System):
         """Keys and values of each layer, and rows that wait for a question."""
         each = (dtype or self.model.compute_dtype).itemsize * self.config.decoder.hidden
         held = super().memory_bytes(tokens, dtype, text)
-        return held + self.holding.waiting([tokens]) * each
+        if self.drop is None or not self.drop.depends:
+            return held
+        # keys of the text, by which what is behind it is ranked
+        ranks = len(self.drop.layers) - self.drop.shared
+        row = self.full_row_bytes(dtype) // (2 * self.config.decoder.layers)
+        return held + self.holding.waiting([tokens]) * each + ranks * text * row
 
     # -- what making and asking it takes ----------------------------------------------------------
 
@@ -119,6 +124,16 @@ class Dropped(System):
         row = self.full_row_bytes(place.dtype) // self.config.decoder.layers
         spare = self.config.decoder.layers * (text + place.slack) * row
         return spare + self._descending(tokens, place, 0, self.drop.shared, tokens)
+
+    def streamed_bytes(self, tokens: int, place: Place, text: int) -> int:
+        """Keys and values of the layers before the first drop, and rows that wait for it."""
+        if self.drop is None:
+            return super().streamed_bytes(tokens, place, text)
+        decoder, first = self.config.decoder, self.drop.layers[0]
+        row = self.full_row_bytes(place.dtype) // decoder.layers
+        text += place.slack
+        rows = decoder.layers * text + first * tokens
+        return rows * row + tokens * decoder.hidden * place.item
 
     def answering_bytes(self, tokens: int, place: Place, shown: Showing) -> int:
         """With the layers that are run for each question, and how rows are ranked for it."""

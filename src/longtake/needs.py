@@ -10,6 +10,7 @@ Letters: d width of the tower or decoder, m tokens that a tower sees at once, n 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -32,8 +33,14 @@ THREADS = 2
 REFERENCES = 6
 """Pictures that a decoder holds besides the one it gives out: H.264 commonly asks for 4."""
 
+HEAPS = 4 * 2**20
+"""Bytes of threads and of what decoders and PIL allocate in small pieces, as measured."""
+
 STAGED_CHUNKS = 4
 """Chunks of resized frames: two in the queue (`video.prefetch`), one being made, one seen."""
+
+TABLE_BYTES = 8
+"""Of a pixel while one of its three colours becomes numbers: an index and what it picks."""
 
 MARGIN = 0.1
 """How far a prediction may be off: what is refused is past any doubt, what is chosen too."""
@@ -101,39 +108,52 @@ class Needs:
     """Embeddings that wait, and a decoder layer on one block."""
     cache: int
     """What watching fills: keys and values in full precision, and rows between layers."""
+    watching: int
+    """At the widest moment of watching, which has not all of these at their widest."""
     memory: int
     """What is left when the video was watched."""
-    answering: int
-    """A question and its answer, besides the memory."""
-    upcast: int
-    """Weights that are brought to the precision of the arithmetic, one after another."""
-    on_cpu: bool = True
-
-    @property
-    def watching(self) -> int:
-        """At its widest on the device."""
-        work = self.cache + max(self.tower, self.reading) + self.upcast
-        return work + self.pictures if self.on_cpu else work
-
-    @property
-    def asking(self) -> int:
-        """At its widest on the device."""
-        return self.memory + self.answering + self.upcast
+    asking: int
+    """At the widest moment of a question and its answer, the memory included."""
 
     @property
     def peak(self) -> int:
-        """Of both."""
+        """Of watching and asking."""
         return max(self.watching, self.asking)
 
 
-def picture_bytes(shown: Showing, side: int) -> int:
-    """Pictures of the video on their way, and of the tower's size."""
-    shape = Shape(width=shown.width, height=shown.height, quarter_turns=0)
-    raw = min(shown.frames, 2 * CHUNK + shape.beyond(THREADS))
-    fitted = min(shown.frames, STAGED_CHUNKS * CHUNK)
-    picture, square = 3 * shown.height * shown.width, 3 * side * side
-    decoders = THREADS * REFERENCES * picture // 2  # chroma of a quarter each
-    return raw * picture + decoders + fitted * square
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Bytes of pictures on their way, by how many chunks are still to be seen."""
+
+    raw: int
+    """One as it was decoded."""
+    fitted: int
+    """One as the tower gets it."""
+    seen: int
+    """Fitted ones while a chunk is seen; clips are copies of it and of the chunk before."""
+    most: int
+    """Decoded ones at once, at most."""
+    decoders: int
+    """What decoders hold for themselves."""
+
+    @classmethod
+    def of(cls, shown: Showing, side: int, clip: int = 1) -> Pictures:
+        """Of a video and a tower that sees clips of so many frames."""
+        shape = Shape(width=shown.width, height=shown.height, quarter_turns=0)
+        raw = 3 * shown.height * shown.width
+        return cls(
+            raw=raw,
+            fitted=3 * side * side,
+            seen=CHUNK * (3 if clip > 1 else 1),
+            most=2 * CHUNK + shape.beyond(THREADS),
+            decoders=HEAPS + THREADS * REFERENCES * raw // 2,  # chroma of a quarter each
+        )
+
+    def bytes(self, left: int) -> int:
+        """While one chunk is seen and so many frames are to come."""
+        waiting = min(left, (STAGED_CHUNKS - 1) * CHUNK)
+        raw = min(left - waiting, self.most)
+        return (self.seen + waiting) * self.fitted + raw * self.raw + self.decoders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,13 +181,21 @@ def tower_bytes(eye: Eye, place: Place, frames: int) -> int:
     if eye.cut and place.on_cpu:
         wide = min(wide, eye.hidden * CPU_BYTES) + m * tower.hidden * item
     acting = 2 * m * tower.hidden * item + max(wide, 5 * m * tower.hidden * item)
-    pixels = chunk * 3 * eye.side**2 * torch.float32.itemsize
-    left = sizes.per_frame if sizes.merged else patches(tower)
-    made = round(chunk * left * sizes.decoder.hidden * item)
     if sizes.merged:  # scores of one half of the tokens with the other
         acting = max(acting, (m // 2) ** 2 // clips * item + 4 * m * tower.hidden * item)
-    # all parts of the chunk are put together while they are still there
-    return pixels + made + max(acting, made)
+    made = made_bytes(eye, place, chunk)
+    part = made_bytes(eye, place, clips * sizes.clip)
+    # between the projector's linears a part is there twice, and so is the chunk when it is joined
+    seeing = max(made - part + max(acting, 2 * part), 2 * made)
+    pixels = chunk * eye.side**2
+    return pixels * 3 * torch.float32.itemsize + max(seeing, pixels * TABLE_BYTES)
+
+
+def made_bytes(eye: Eye, place: Place, frames: int) -> int:
+    """What the projector makes of frames."""
+    sizes = eye.sizes
+    each = sizes.per_frame if sizes.merged else patches(sizes.tower)
+    return round(frames * each * sizes.decoder.hidden * place.item)
 
 
 def layer_bytes(decoder: Decoder, place: Place, rows: int) -> int:
@@ -180,10 +208,44 @@ def layer_bytes(decoder: Decoder, place: Place, rows: int) -> int:
     return 3 * rows * d * item + exact + max(rows * attention * item, mlp)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Flow:
+    """How tokens pass from the tower into the cache."""
+
+    tokens: int
+    """Visual ones in all."""
+    chunk: int
+    """Those of a chunk of frames."""
+    width: int
+    """Bytes of an embedding."""
+    cached: Callable[[int], int]
+    """Bytes of the cache when so many visual tokens have been seen."""
+    read: Callable[[int], int]
+    """Of so many that were seen, those that have been read."""
+
+
+def streaming_bytes(flow: Flow, eye: Eye, place: Place, shown: Showing, pictures: Pictures) -> int:
+    """At most while chunks are seen: the last ones count, when the cache is nearly full.
+
+    Chunks earlier fewer tokens are cached, but more pictures are on their way.
+    """
+    tower, most = tower_bytes(eye, place, shown.frames), 0
+    chunks = -(-shown.frames // CHUNK)
+    before = made_bytes(eye, place, CHUNK) if chunks > 1 else 0
+    for left in range(min(chunks, STAGED_CHUNKS + pictures.most // CHUNK + 1)):
+        seen = max(0, flow.tokens - (left + 1) * flow.chunk)
+        # a chunk stays pooled, joined, and with the block that is read next, beside what waits
+        rows = min(3 * flow.chunk, seen) + min(place.block, seen - flow.read(seen))
+        held = flow.cached(flow.read(seen)) + rows * flow.width + (before if seen else 0)
+        shots = pictures.bytes(min(left * CHUNK, shown.frames)) if place.on_cpu else 0
+        most = max(most, held + tower + shots)
+    return most
+
+
 def reading_bytes(sizes: VideoSizes, place: Place, rows: int, tokens: int) -> int:
     """Embeddings that wait for a block of `rows` to fill, and a layer on such a block."""
     chunk = round(min(tokens, CHUNK * sizes.per_frame))
-    waiting = 2 * (min(tokens, rows) + chunk) * sizes.decoder.hidden * place.item
+    waiting = (min(tokens, 2 * rows) + chunk) * sizes.decoder.hidden * place.item
     return waiting + layer_bytes(sizes.decoder, place, min(tokens, rows))
 
 

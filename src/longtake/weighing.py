@@ -18,18 +18,21 @@ from longtake.costs import Stage, kv_numbers, whole_stages
 from longtake.engine import require_room
 from longtake.needs import (
     Eye,
+    Flow,
     Needs,
+    Pictures,
     Place,
     Showing,
-    picture_bytes,
     question_bytes,
     reading_bytes,
+    streaming_bytes,
     tower_bytes,
     upcast_bytes,
 )
 from longtake.parts.cache import GrowingCache, kv_bytes_per_token
 from longtake.parts.quantise import quantised_bytes, quantised_bytes_per_token, unpacked_bytes
 from longtake.parts.vit import ViTConfig
+from longtake.reader import CHUNK
 from longtake.seeing import Seeing
 
 
@@ -137,19 +140,40 @@ class Weighing(Seeing):
             hidden=3 if tower.activation == "quick_gelu" else 2,
         )
 
+    def streamed_bytes(self, tokens: int, place: Place, text: int) -> int:
+        """Bytes of the cache when so many visual tokens have come in and more are expected."""
+        return self.cache_bytes(tokens, place, text)
+
+    def read_of(self, seen: int, place: Place, chunk: int) -> int:
+        """Of so many tokens that came in, those that were read: a block waits for the next."""
+        return max(0, seen // place.block - 1) * place.block
+
     def needs(self, shown: Showing, place: Place) -> Needs:
         """What watching so much and asking about it takes, besides the weights."""
-        tokens = self.arranged(shown.frames) or 0
+        tokens, text = self.arranged(shown.frames) or 0, shown.text
         sizes, eye = self.video_sizes, self.eye(place)
+        chunk = min(tokens, round(CHUNK * tokens / shown.frames))
+        pictures, upcast = Pictures.of(shown, eye.side, sizes.clip), upcast_bytes(sizes, place)
+        flow = Flow(
+            tokens=tokens,
+            chunk=chunk,
+            width=sizes.decoder.hidden * place.item,
+            # a GPU's cache is as large from the first token on
+            cached=lambda read: self.streamed_bytes(read if place.on_cpu else tokens, place, text),
+            read=lambda seen: self.read_of(seen, place, chunk),
+        )
+        cache = self.cache_bytes(tokens, place, text)
+        reading = reading_bytes(sizes, place, self.read_rows(place), tokens)
+        memory = self.memory_bytes(tokens, place.dtype, text)
         return Needs(
-            pictures=picture_bytes(shown, eye.side),
+            pictures=pictures.bytes(shown.frames),
             tower=tower_bytes(eye, place, shown.frames),
-            reading=reading_bytes(sizes, place, self.read_rows(place), tokens),
-            cache=self.cache_bytes(tokens, place, shown.text),
-            memory=self.memory_bytes(tokens, place.dtype, shown.text),
-            answering=self.answering_bytes(tokens, place, shown),
-            upcast=upcast_bytes(sizes, place),
-            on_cpu=place.on_cpu,
+            reading=reading,
+            cache=cache,
+            watching=upcast
+            + max(cache + reading, streaming_bytes(flow, eye, place, shown, pictures)),
+            memory=memory,
+            asking=memory + self.answering_bytes(tokens, place, shown) + upcast,
         )
 
     # -- operations -------------------------------------------------------------------------------
