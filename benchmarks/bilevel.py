@@ -105,7 +105,7 @@ def measure(
     ratios: Sequence[int] = (COARSE, 8, 4, FINE),
     bytes_of: Sequence[int] = BYTES_OF,
 ) -> list[Point]:
-    """Every kind of memory on the same questions: one level at `ratios`, two at the bytes of some."""
+    """Every kind of memory, same questions: one level at `ratios`, two at the bytes of some."""
     tally: dict[tuple[str, int], list[tuple[bool, int]]] = {}
     rng = np.random.default_rng(2026)
     for row in range(rows):
@@ -130,16 +130,18 @@ def measure(
                 right = answer(model, level.cache, ids) == value
                 tally.setdefault(("one level", ratio), []).append((right, level.cache.nbytes))
             mixtures(model, levels, (ids, value, window), picks, tally, bytes_of)
-    return [
-        Point(
-            kind=kind,
-            ratio=ratio,
-            kib=sum(size for _, size in found) / len(found) / 1024,
-            right=sum(right for right, _ in found),
-            asked=len(found),
-        )
-        for (kind, ratio), found in sorted(tally.items())
-    ]
+    return [point(*key, found) for key, found in sorted(tally.items())]
+
+
+def point(kind: str, ratio: int, found: Sequence[tuple[bool, int]]) -> Point:
+    """What answers, right or not, and the bytes they took come to."""
+    return Point(
+        kind=kind,
+        ratio=ratio,
+        kib=sum(size for _, size in found) / len(found) / 1024,
+        right=sum(right for right, _ in found),
+        asked=len(found),
+    )
 
 
 def mixtures(

@@ -23,6 +23,7 @@ from longtake.room import limits
 from longtake.system import System
 from longtake.targets import Where, fitting_of
 from longtake.video.decode import open_video
+from longtake.video.reader import Reader
 from longtake.video.sample import Footage
 from tests.clips import write_clip, write_gops
 from tests.peak import Case, measured

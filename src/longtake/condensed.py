@@ -5,8 +5,9 @@ Every copy is made from the same windows; text is kept whole in each.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -23,7 +24,7 @@ from longtake.parts.cache import GrowingCache
 class Condensed(Llava):
     """A system whose memories hold summaries."""
 
-    choices: ClassVar = ({"ratio": 8}, {"ratio": 16})
+    choices: ClassVar[tuple[Mapping[str, Any], ...]] = ({"ratio": 8}, {"ratio": 16})
     condense: Condense
     """How visuals are condensed; variants are made with `dataclasses.replace`."""
     fine: Fine | None = None

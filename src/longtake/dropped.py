@@ -5,8 +5,9 @@ Letters: c tokens of a stage.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -32,7 +33,7 @@ CROPS_AT_ONCE = 16
 class Dropped(System):
     """A system that may drop visual tokens between layers."""
 
-    choices: ClassVar = ({"drop": "card"}, {"drop": "repository"})
+    choices: ClassVar[tuple[Mapping[str, Any], ...]] = ({"drop": "card"}, {"drop": "repository"})
     config: HicoConfig
     drop: Schedule | None = None
     """Video-level compression; None is off, as released."""

@@ -5,6 +5,7 @@ The option `pool` chooses how: all alike, or every few frames finer than the res
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, Self
 
@@ -40,7 +41,11 @@ class Grid(Protocol):
 class Gridded(System):
     """A system of this kind."""
 
-    choices: ClassVar = ({"pool": "fine"}, {"pool": "paper"}, {"pool": "coarse"})
+    choices: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"pool": "fine"},
+        {"pool": "paper"},
+        {"pool": "coarse"},
+    )
     config: Grid
 
     @property

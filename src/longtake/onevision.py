@@ -205,11 +205,11 @@ def read_layout(folder: Folder, vision_tower: str | None) -> tuple[OneVisionConf
 def picture_steps(folder: Folder) -> Mapping[str, Any]:
     """preprocessor_config.json, which transformers 5 writes into processor_config.json."""
     file = folder.path / "preprocessor_config.json"
-    nested = folder.path / "processor_config.json"
-    if folder.bare and not file.exists() and not nested.exists():
+    newer = folder.path / "processor_config.json"
+    if folder.bare and not file.exists() and not newer.exists():
         side = whole(mapping(folder.config, "vision_config"), "image_size")
         return SIGLIP_384_PIXELS | {"size": {"height": side, "width": side}}
     if not file.exists():
-        nested = read_json(folder.path / "processor_config.json")
+        nested = read_json(newer)
         return mapping(nested, "image_processor") or read_json(file)
     return read_json(file)
