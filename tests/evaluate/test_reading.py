@@ -35,6 +35,7 @@ TABLE = [
     ("brackets-then-dot", "D", "D"),
     ("last-letter", "(A) or (C)", "C"),
     ("last-letter", "B and then C I say", "C"),
+    ("last-letter", "(A) or (B)? (A) it is", "A"),
     ("last-letter", "A.", "A"),
     ("last-letter", "I would say that it shows two dogs of course", "B"),
     ("last-letter", "dogs", ""),
