@@ -77,7 +77,8 @@ class Stills:
             with self._reading(path) as video:
                 image = next(frames_at(video, [seconds]), None)
             if image is None:
-                raise VideoError(
+                told = f"{path.name} has no frame at {seconds:.2f} s; choose another time"
+                raise VideoError(told)
                     f"{path.name} has no frame at {seconds:.2f} s; choose another time"
                 )
         with image:
