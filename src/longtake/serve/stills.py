@@ -79,8 +79,6 @@ class Stills:
             if image is None:
                 told = f"{path.name} has no frame at {seconds:.2f} s; choose another time"
                 raise VideoError(told)
-                    f"{path.name} has no frame at {seconds:.2f} s; choose another time"
-                )
         with image:
             shown = image.convert("RGB")
         return jpeg(shown, width)
