@@ -8,13 +8,20 @@ import socket
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from longtake.commands.common import loaded
 from longtake.errors import OptionError
 from longtake.flags import Condensing, Loading, ModelName, spread
 from longtake.flags_serve import Bounds, Listening
+from longtake.library import Library
+from longtake.stored import Settings
 from longtake.terminal import say
 from longtake.units import bytes_of
+
+if TYPE_CHECKING:  # they need the extra
+    from longtake.serve.build import Choices
+    from longtake.serve.limits import Limits
 
 NEEDED = ("fastapi", "uvicorn", "httpcore", "prometheus_client", "python_multipart")
 
@@ -30,12 +37,9 @@ def serve(
 ) -> None:
     """Serve a model: an OpenAI-compatible API and a web page, until it is stopped."""
     require_extra()
-    from longtake.library import Library
     from longtake.serve.app import create_app
-    from longtake.serve.build import Choices, service
-    from longtake.serve.limits import Limits
+    from longtake.serve.build import service
     from longtake.serve.run import Place, server
-    from longtake.stored import Settings
 
     place = Place(
         host=listening.host,
@@ -43,7 +47,25 @@ def serve(
         token=listening.token(),
         hosts=tuple(listening.allow_host or ()),
     )
-    limits = Limits(
+    limits = limits_of(bounds)
+    with bound(place.host, place.port) as listener:
+        log_to_stderr()
+        system = loaded(model, loading, condensing)
+        settings = Settings(model=model, loading=asdict(loading), options=condensing.given())
+        choices = choices_of(bounds, settings, place.token)
+        parts = service(system, choices, limits)
+        running = server(create_app(parts, place.called), place, limits, parts.closing)
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        say(f"serving {choices.model} at http://{shown}:{port} (Ctrl-C stops)")
+        running.run(sockets=[listener])
+
+
+def limits_of(bounds: Bounds) -> Limits:
+    """The server's limits. Raises OptionError."""
+    from longtake.serve.limits import Limits
+
+    return Limits(
         upload_bytes=bytes_of(bounds.max_upload, "max_upload"),
         stored_bytes=bytes_of(bounds.max_stored, "max_stored"),
         memory_bytes=bytes_of(bounds.memory, "memory"),
@@ -52,24 +74,22 @@ def serve(
         rows=bounds.rows,
         answer_seconds=bounds.timeout,
     )
-    with bound(place.host, place.port) as listener:
-        log_to_stderr()
-        system = loaded(model, loading, condensing)
-        choices = Choices(
-            folder=bounds.data or default_folder(),
-            library=Library(bounds.library),
-            settings=Settings(model=model, loading=asdict(loading), options=condensing.given()),
-            model=Path(model).name if Path(model).is_dir() else model,
-            token=place.token,
-            roots=tuple(bounds.allow_root or ()),
-            allowed=tuple(bounds.allow_network or ()),
-        )
-        parts = service(system, choices, limits)
-        running = server(create_app(parts, place.called), place, limits, parts.closing)
-        host, port = listener.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        say(f"serving {choices.model} at http://{shown}:{port} (Ctrl-C stops)")
-        running.run(sockets=[listener])
+
+
+def choices_of(bounds: Bounds, settings: Settings, token: str | None) -> Choices:
+    """Where things are kept, and what the model is called. Raises OptionError."""
+    from longtake.serve.build import Choices
+
+    model = settings.model
+    return Choices(
+        folder=bounds.data or default_folder(),
+        library=Library(bounds.library),
+        settings=settings,
+        model=Path(model).resolve().name if Path(model).is_dir() else model,
+        token=token,
+        roots=tuple(bounds.allow_root or ()),
+        allowed=tuple(bounds.allow_network or ()),
+    )
 
 
 def bound(host: str, port: int) -> socket.socket:

@@ -50,13 +50,14 @@ def create_app(service: Service, hosts: tuple[str, ...]) -> ASGIApp:
     app.add_exception_handler(Exception, broken)
     app.include_router(chat.routes(service))
     app.include_router(videos_api.routes(service))
+    add_models(app, service)
     add_plain(app, service)
     add_page(app)
     return Guard(app, hosts=hosts, keys=service.keys, metrics=service.metrics)
 
 
-def add_plain(app: FastAPI, service: Service) -> None:
-    """The routes that only tell."""
+def add_models(app: FastAPI, service: Service) -> None:
+    """The routes that tell of the model."""
     about = service.about
     model = {
         "id": about.model,
@@ -91,6 +92,10 @@ def add_plain(app: FastAPI, service: Service) -> None:
                 "limits": {name: getattr(limits, name) for name in shown},
             }
         )
+
+
+def add_plain(app: FastAPI, service: Service) -> None:
+    """The session, and the routes that tell of the server."""
 
     @app.post("/v1/session")
     async def session() -> Response:

@@ -15,6 +15,8 @@ from prometheus_client import (
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 
+ROWS = (1, 2, 4, 8, 16, 32, 64)
+
 
 class Metrics:
     """All counters of one server; a registry of its own, so that servers do not share them."""
@@ -23,55 +25,26 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        to = self.registry
-        self.requests = Counter(
-            "longtake_http_requests",
-            "Requests by route and status.",
-            ("route", "status"),
-            registry=to,
-        )
-        self.request_seconds = Histogram(
-            "longtake_http_seconds",
-            "Time until a response ended.",
-            ("route",),
-            buckets=SECONDS,
-            registry=to,
-        )
-        self.answers = Counter(
-            "longtake_answers", "Answers by how they ended.", ("finish",), registry=to
-        )
-        self.tokens = Counter("longtake_tokens_written", "Tokens of answers.", registry=to)
-        self.prompt_tokens = Counter(
-            "longtake_tokens_read", "Tokens of prompts, visual ones too.", registry=to
-        )
-        self.first_seconds = Histogram(
-            "longtake_first_token_seconds",
-            "From a question to its first token.",
-            buckets=SECONDS,
-            registry=to,
-        )
-        self.answer_seconds = Histogram(
-            "longtake_answer_seconds",
-            "From a question to its whole answer.",
-            buckets=SECONDS,
-            registry=to,
-        )
+        self.requests = self._count("http_requests", "Requests.", "route", "status")
+        self.request_seconds = self._time("http_seconds", "Time until a response ended.", "route")
+        self.answers = self._count("answers", "Answers by how they ended.", "finish")
+        self.tokens = self._count("tokens_written", "Tokens of answers.")
+        self.prompt_tokens = self._count("tokens_read", "Tokens of prompts, visual ones too.")
+        self.first_seconds = self._time("first_token_seconds", "From question to first token.")
+        self.answer_seconds = self._time("answer_seconds", "From question to whole answer.")
         self.batch = Histogram(
-            "longtake_batch_rows",
-            "Questions per step.",
-            buckets=(1, 2, 4, 8, 16, 32, 64),
-            registry=to,
+            "longtake_batch_rows", "Questions per step.", buckets=ROWS, registry=self.registry
         )
-        self.watches = Counter(
-            "longtake_watches", "Videos watched, by outcome.", ("outcome",), registry=to
-        )
-        self.frames = Counter("longtake_frames_watched", "Frames watched.", registry=to)
-        self.watch_seconds = Histogram(
-            "longtake_watch_seconds", "Time to watch a video.", buckets=SECONDS, registry=to
-        )
-        self.received = Counter(
-            "longtake_received_bytes", "Bytes of uploads and fetched files.", registry=to
-        )
+        self.watches = self._count("watches", "Videos watched.", "outcome")
+        self.frames = self._count("frames_watched", "Frames watched.")
+        self.watch_seconds = self._time("watch_seconds", "Time to watch a video.")
+        self.received = self._count("received_bytes", "Bytes of uploads and fetched files.")
+
+    def _count(self, name: str, about: str, *labels: str) -> Counter:
+        return Counter(f"longtake_{name}", about, labels, registry=self.registry)
+
+    def _time(self, name: str, about: str, *labels: str) -> Histogram:
+        return Histogram(f"longtake_{name}", about, labels, buckets=SECONDS, registry=self.registry)
 
     def gauge(self, name: str, about: str, read: Callable[[], float]) -> None:
         """A number that is read when it is asked for."""

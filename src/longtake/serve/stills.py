@@ -13,6 +13,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from longtake.errors import VideoError
 from longtake.serve.looking import film, frames_at, jpeg, picture
 from longtake.video.decode import Video
 
@@ -74,7 +75,10 @@ class Stills:
         image = picture(path)
         if image is None:
             with self._reading(path) as video:
-                image = next(frames_at(video, [seconds]))
+                image = next(frames_at(video, [seconds]), None)
+            if image is None:
+                told = f"{path.name} has no frame at {seconds:.2f} s; choose another time"
+                raise VideoError(told)
         with image:
             shown = image.convert("RGB")
         return jpeg(shown, width)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -44,7 +44,13 @@ RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 def routes(service: Service) -> APIRouter:
     """The routes, for one server."""
     router = APIRouter(prefix="/v1/videos")
-    decoding, stills = asyncio.Semaphore(2), service.stills
+    add_list(router, service)
+    add_files(router, service)
+    return router
+
+
+def add_list(router: APIRouter, service: Service) -> None:
+    """What there is, more of it, less of it."""
 
     def shown(job: Job) -> dict[str, Any]:
         return job.shown(service.line.place(job.id)) | {
@@ -84,6 +90,12 @@ def routes(service: Service) -> APIRouter:
         await service.remove(service.videos.get(video))
         return JSONResponse({"id": video, "object": "video.deleted", "deleted": True})
 
+
+def add_files(router: APIRouter, service: Service) -> None:
+    """What can be seen of a video."""
+    stills = service.stills
+    drawn = drawer()
+
     @router.get("/{video}/content")
     async def content(video: str, request: Request) -> Response:
         """The file itself, or a range of it."""
@@ -93,15 +105,6 @@ def routes(service: Service) -> APIRouter:
         check_range(request.headers.get("range"), path.stat().st_size)
         kind = TYPES.get(path.suffix.lower(), "application/octet-stream")
         return FileResponse(path, media_type=kind, headers={"Cache-Control": "private, no-cache"})
-
-    async def drawn(draw: Callable[..., bytes], *what: object) -> Response:
-        try:
-            async with decoding:
-                jpeg = await asyncio.to_thread(draw, *what)
-        except (VideoError, StopIteration, OSError) as error:
-            raise Refusal(404, "frame_missing", "there is no such frame") from error
-        headers = {"Cache-Control": "private, max-age=86400"}
-        return Response(jpeg, media_type="image/jpeg", headers=headers)
 
     @router.get("/{video}/strip")
     async def strip(video: str, request: Request) -> Response:
@@ -131,7 +134,21 @@ def routes(service: Service) -> APIRouter:
             return Response(nearest(job, at), media_type="image/jpeg")
         return await drawn(stills.frame, path, at, int(width))
 
-    return router
+
+def drawer() -> Callable[..., Awaitable[Response]]:
+    """What draws pictures on threads, two at a time."""
+    decoding = asyncio.Semaphore(2)
+
+    async def drawn(draw: Callable[..., bytes], *what: object) -> Response:
+        try:
+            async with decoding:
+                jpeg = await asyncio.to_thread(draw, *what)
+        except (VideoError, OSError) as error:
+            raise Refusal(404, "frame_missing", "there is no such frame") from error
+        headers = {"Cache-Control": "private, max-age=86400"}
+        return Response(jpeg, media_type="image/jpeg", headers=headers)
+
+    return drawn
 
 
 async def received(service: Service, request: Request, kind: str) -> tuple[Film, Sight]:
