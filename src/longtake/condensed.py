@@ -17,13 +17,14 @@ from longtake.engine import require_room
 from longtake.llava import Llava
 from longtake.needs import Place, Showing
 from longtake.parts.cache import GrowingCache
+from longtake.weighing import Choices
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Condensed(Llava):
     """A system whose memories hold summaries."""
 
-    choices: ClassVar = ({"ratio": 8}, {"ratio": 16})
+    choices: ClassVar[Choices] = ({"ratio": 8}, {"ratio": 16})
     condense: Condense
     """How visuals are condensed; variants are made with `dataclasses.replace`."""
     fine: Fine | None = None

@@ -16,6 +16,7 @@ from longtake.parts.qwen2 import DecoderConfig
 from longtake.parts.vit import ViTConfig
 from longtake.sizes import VideoSizes
 from longtake.system import System
+from longtake.weighing import Choices
 from longtake.wishes import pool_of
 
 
@@ -40,7 +41,7 @@ class Grid(Protocol):
 class Gridded(System):
     """A system of this kind."""
 
-    choices: ClassVar = ({"pool": "fine"}, {"pool": "paper"}, {"pool": "coarse"})
+    choices: ClassVar[Choices] = ({"pool": "fine"}, {"pool": "paper"}, {"pool": "coarse"})
     config: Grid
 
     @property

@@ -13,8 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from torch import nn
-
 from longtake.api import skeleton
 from longtake.clock import Clock, PlannedStage
 from longtake.errors import OptionError
@@ -170,7 +168,7 @@ class Planner:
         if self.where.gpu is not None:
             return published_rates(self.where.gpu)
         eye, decoder = made.eye(self.place), cast(Decoder, made.model.decoder).config
-        return rates_here(eye, cast(nn.Module, made.model.tower), decoder, self.place, device)
+        return rates_here(eye, made.model.tower, decoder, self.place, device)
 
     @property
     def place(self) -> Place:

@@ -220,8 +220,7 @@ class Layers:
             decoder = Decoder(replace(config, layers=0))
             layer = Layer(config, Attention(config, 0))
         each = tuple(cast(Layer, made(layer, place, device)) for _ in range(count))
-        fields = {"config": config, "decoder": decoder, "each": each}
-        return cls(**fields, place=place, device=device, rows=rows)
+        return cls(config=config, decoder=decoder, each=each, place=place, device=device, rows=rows)
 
     def block_rates(self, timer: Timer) -> tuple[float, float]:
         """FLOP/s of linears and of attention, from a block behind nothing and behind tokens."""

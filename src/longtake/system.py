@@ -12,7 +12,7 @@ Letters: T frames, C channels, H W pixels, P patches, S sequence, D width.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -54,9 +54,6 @@ class System(Weighing):
     """Frames to sample when the caller does not say."""
     end_ids: frozenset[int]
     """Token ids that end an answer."""
-    choices: ClassVar[tuple[Mapping[str, Any], ...]] = ()
-    """Published options by which a memory of the same frames takes less, as `variant` takes them;
-    the first is the mildest."""
     extend: VisualWindow | None = None
     """Stretch the model's positions for each request, by its visual tokens."""
 
