@@ -262,19 +262,21 @@ def test_what_cannot_fit_is_refused_before_anything_is_decoded(
         tiny().watch(str(clip), max_frames=40)
 
 
-def test_the_refusal_names_what_would_fit(
-    monkeypatch: pytest.MonkeyPatch, grown: dict[str, System], clip: Path
-) -> None:
-    system = grown["llava_onevision"]
-    fitting = weighed(system, clip)
-    most = fitting.needs(40).peak
-    monkeypatch.setattr("longtake.system.free_bytes", lambda device: round(0.8 * most))
+def test_the_refusal_names_what_would_fit(clip: Path, tmp_path: Path) -> None:
+    made = bare(sized(tmp_path / "model", "llava_onevision", WIDE, {}))
+    roomy = weighed(made, clip)
+    fitting = replace(roomy, free=round(0.8 * roomy.needs(40).peak))
     with pytest.raises(CapacityError) as told:
-        system.watch(str(clip), max_frames=40)
+        fitting.require(40, made.lighter)
     match = re.search(r"max_frames=(\d+) or pool='(\w+)' would fit", str(told.value))
-    assert match is not None
-    assert system.watch(str(clip), max_frames=int(match[1])).stats.frames == int(match[1])
-    assert system.variant(pool=match[2]).watch(str(clip), max_frames=40).stats.frames == 40
+    assert match is not None, told.value
+    fewer, pooled = int(match[1]), replace(fitting, made=made.variant(pool=match[2]))
+    assert (
+        fitting.verdict(fitting.needs(fewer)) == "yes" != fitting.verdict(fitting.needs(fewer + 1))
+    )
+    assert pooled.verdict(pooled.needs(40)) == "yes"
+    for num in (fewer, 1):
+        fitting.require(num, made.lighter)
 
 
 @pytest.mark.parametrize("share", [0.95, 1.0, 1.2])
@@ -290,13 +292,14 @@ def test_auto_takes_all_there_is_or_what_fits(monkeypatch: pytest.MonkeyPatch, c
     system = tiny()
     assert system.watch(str(clip), max_frames="auto").stats.frames == 40
     assert system.choice(str(clip)).reason == "the video has no more"
-    bytes_of = [weighed(system, clip).needs(num).peak for num in (20, 21)]
-    assert bytes_of[0] < bytes_of[1]
-    free = round(bytes_of[0] * (1 + MARGIN)) + 1
+    peaks = {num: weighed(system, clip).needs(num).peak for num in range(1, 41)}
+    free = round(peaks[20] * (1 + MARGIN)) + 1
+    assert peaks[40] * (1 + MARGIN) > free
     monkeypatch.setattr("longtake.system.free_bytes", lambda device: free)
     choice = system.choice(str(clip))
-    assert (choice.frames, choice.reason) == (20, "more would not fit the memory")
-    assert system.watch(str(clip), max_frames="auto").stats.frames == 20
+    most = max(num for num, peak in peaks.items() if peak * (1 + MARGIN) <= free)
+    assert (choice.frames, choice.reason) == (most, "more would not fit the memory")
+    assert system.watch(str(clip), max_frames="auto").stats.frames == most
     assert system.choice(noise(3)).frames == 3
 
 
@@ -308,10 +311,10 @@ def test_auto_stays_in_the_window(clip: Path) -> None:
     assert made <= 600 < made + 9
 
 
-def test_auto_counts_what_a_rule_samples(grown: dict[str, System], clip: Path) -> None:
-    """VideoChat-Flash looks at one frame a second, and asking for more than that says nothing."""
-    choice = grown["videochat_flash"].choice(str(clip), start=0.0, end=20.0)
-    assert (choice.frames, choice.sampled, choice.ends) == (16, 16, "video")
+def test_auto_counts_what_a_rule_samples(grown: dict[str, System], tmp_path: Path) -> None:
+    """VideoChat-Flash looks at one frame a second, 64 at least; asking for more changes nothing."""
+    choice = grown["videochat_flash"].choice(str(write_clip(tmp_path / "long.mp4", 200)))
+    assert (choice.frames, choice.sampled, choice.ends) == (64, 64, "video")
 
 
 def test_a_picture_needs_no_choice() -> None:

@@ -5,9 +5,8 @@ Every copy is made from the same windows; text is kept whole in each.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
@@ -18,13 +17,14 @@ from longtake.engine import require_room
 from longtake.llava import Llava
 from longtake.needs import Place, Showing
 from longtake.parts.cache import GrowingCache
+from longtake.weighing import Choices
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Condensed(Llava):
     """A system whose memories hold summaries."""
 
-    choices: ClassVar[tuple[Mapping[str, Any], ...]] = ({"ratio": 8}, {"ratio": 16})
+    choices: ClassVar[Choices] = ({"ratio": 8}, {"ratio": 16})
     condense: Condense
     """How visuals are condensed; variants are made with `dataclasses.replace`."""
     fine: Fine | None = None

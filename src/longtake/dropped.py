@@ -5,9 +5,8 @@ Letters: c tokens of a stage.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
@@ -22,6 +21,7 @@ from longtake.parts.internvideo2 import InternVideo2Config
 from longtake.parts.layered import StagedCache
 from longtake.sizes import VideoSizes
 from longtake.system import System
+from longtake.weighing import Choices
 
 FRAME_TOKENS = 16
 """Tokens of a frame of a clip, on average."""
@@ -33,7 +33,7 @@ CROPS_AT_ONCE = 16
 class Dropped(System):
     """A system that may drop visual tokens between layers."""
 
-    choices: ClassVar[tuple[Mapping[str, Any], ...]] = ({"drop": "card"}, {"drop": "repository"})
+    choices: ClassVar[Choices] = ({"drop": "card"}, {"drop": "repository"})
     config: HicoConfig
     drop: Schedule | None = None
     """Video-level compression; None is off, as released."""

@@ -5,7 +5,6 @@ The option `pool` chooses how: all alike, or every few frames finer than the res
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, Self
 
@@ -17,6 +16,7 @@ from longtake.parts.qwen2 import DecoderConfig
 from longtake.parts.vit import ViTConfig
 from longtake.sizes import VideoSizes
 from longtake.system import System
+from longtake.weighing import Choices
 from longtake.wishes import pool_of
 
 
@@ -41,11 +41,7 @@ class Grid(Protocol):
 class Gridded(System):
     """A system of this kind."""
 
-    choices: ClassVar[tuple[Mapping[str, Any], ...]] = (
-        {"pool": "fine"},
-        {"pool": "paper"},
-        {"pool": "coarse"},
-    )
+    choices: ClassVar[Choices] = ({"pool": "fine"}, {"pool": "paper"}, {"pool": "coarse"})
     config: Grid
 
     @property

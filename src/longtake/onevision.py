@@ -203,13 +203,14 @@ def read_layout(folder: Folder, vision_tower: str | None) -> tuple[OneVisionConf
 
 
 def picture_steps(folder: Folder) -> Mapping[str, Any]:
-    """preprocessor_config.json, which transformers 5 writes into processor_config.json."""
-    file = folder.path / "preprocessor_config.json"
-    newer = folder.path / "processor_config.json"
+    """preprocessor_config.json, which transformers 5 writes into processor_config.json.
+
+    Of a bare folder that has neither, what SigLIP's own says, for pictures of the tower's size.
+    """
+    file, newer = (folder.path / f"{name}_config.json" for name in ("preprocessor", "processor"))
     if folder.bare and not file.exists() and not newer.exists():
         side = whole(mapping(folder.config, "vision_config"), "image_size")
         return SIGLIP_384_PIXELS | {"size": {"height": side, "width": side}}
     if not file.exists():
-        nested = read_json(newer)
-        return mapping(nested, "image_processor") or read_json(file)
+        return mapping(read_json(newer), "image_processor") or read_json(file)
     return read_json(file)

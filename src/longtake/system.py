@@ -12,11 +12,11 @@ Letters: T frames, C channels, H W pixels, P patches, S sequence, D width.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 from longtake.answering import continuable
 from longtake.asking import Asking
@@ -42,9 +42,6 @@ class System(Asking, Weighing):
 
     frames: int
     """Frames to sample when the caller does not say."""
-    choices: ClassVar[tuple[Mapping[str, Any], ...]] = ()
-    """Published options by which a memory of the same frames takes less, as `variant` takes them;
-    the first is the mildest."""
     extend: VisualWindow | None = None
     """Stretch the model's positions for each request, by its visual tokens."""
 

@@ -7,9 +7,9 @@ besides these.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 
@@ -35,11 +35,16 @@ from longtake.parts.vit import ViTConfig
 from longtake.reader import CHUNK
 from longtake.seeing import Seeing
 
+Choices = tuple[Mapping[str, Any], ...]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Weighing(Seeing):
     """What watching and answering weigh."""
 
+    choices: ClassVar[Choices] = ()
+    """Published options by which a memory of the same frames takes less, as `variant` takes them;
+    the first is the mildest."""
     window: int | None = None
     """Tokens the checkpoint says it was trained to read."""
     kv: Literal["full", "int8", "int4"] = "full"
