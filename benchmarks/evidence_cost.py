@@ -106,8 +106,8 @@ def main() -> None:
         f"`python benchmarks/evidence_cost.py --turns {args.turns}`",
         "",
         (
-            f"{platform.machine()} CPU, 1 thread, torch {torch.__version__}; CPU time per layer of a "
-            f"token in ms, medians of {args.turns} alternating turns."
+            f"{platform.machine()} CPU, 1 thread, torch {torch.__version__}; CPU time per layer of "
+            f"a token in ms, medians of {args.turns} alternating turns."
         ),
         "",
         "| layer of | frames | keys | without | with | more |",
