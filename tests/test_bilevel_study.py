@@ -6,7 +6,8 @@ from benchmarks.ledger import trained
 
 def test_two_levels_close_half_of_the_gap_at_the_bytes_of_ratio_12() -> None:
     """60 questions; over 500 it is 69 % of the gap (benchmarks/results/bilevel.md)."""
-    points = measure(trained(), rows=12, windows=24, questions=5)
+    how = {"rows": 6, "windows": 24, "questions": 10}
+    points = measure(trained(), **how, ratios=(COARSE, FINE), bytes_of=(12,))
     by = {(point.kind, point.ratio): point for point in points}
     assert by["one level", FINE].share > by["one level", COARSE].share + 0.3
     assert recovered(points) >= 0.5

@@ -31,8 +31,15 @@ MODEL = ROOT / "tests/parity/golden/longva/checkpoint-a"
 TOWER = ("--vision-tower", str(MODEL / "vision_tower"))
 TINY = ("--model", str(MODEL), *TOWER, "--device", "cpu", "--dtype", "float32")
 SHORT = (*TINY, "--max-frames", "4", "--max-new-tokens", "6")
-ENVIRONMENT = {"PYTHONPATH": str(ROOT / "src"), "PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {
+    "PYTHONPATH": str(ROOT / "src"),
+    "PATH": os.environ["PATH"],
+    "OMP_NUM_THREADS": "1",
+    "LONGTAKE_LIBRARY": "off",
+}
 COMMAND = (sys.executable, "-m", "longtake")
+PATIENCE = 300.0
+"""Seconds for a process that takes a few: a busy machine may need a minute to import torch."""
 
 
 def run(*words: str | Path, text: str = "") -> Result:
@@ -157,16 +164,35 @@ def test_chat_ends_with_its_input(clip: Path) -> None:
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
 
 
-def test_evidence_is_a_sheet_of_the_frames_looked_at(clip: Path, tmp_path: Path) -> None:
+def test_evidence_is_a_picture_of_the_moments(clip: Path, tmp_path: Path) -> None:
     result = run("ask", clip, "What?", *SHORT, "--json", "--evidence", tmp_path / "seen.png")
     assert result.exit_code == 0
-    spans = json.loads(result.stdout)["evidence"]
+    told = json.loads(result.stdout)
+    (line,) = told["timeline"]
+    assert len(line["seconds"]) == len(line["weights"]) == told["stats"]["frames"]
+    assert 0.9 < sum(line["weights"]) <= 1.0
     with Image.open(tmp_path / "seen.png") as sheet:
         found = {colour for _, colour in sheet.convert("RGB").getcolors(1 << 20) or []}
     with open_video(clip) as video:
-        for span in spans:
-            frame = next(video.read(seconds=[span["start"]])).pixels_TCHW[0]
+        for span in told["evidence"]:
+            stretches = [
+                (weight, start)
+                for start, weight in zip(line["seconds"], line["weights"], strict=True)
+                if span["start"] - 1e-3 <= start < span["end"] - 1e-3
+            ]
+            frame = next(video.read(seconds=[max(stretches)[1]])).pixels_TCHW[0]
             assert tuple(frame[:, 32, 32].tolist()) in found
+
+
+def test_a_sparkline_is_drawn_where_it_is_asked_for(clip: Path) -> None:
+    for words in (["--json"], []):
+        quiet = run("ask", clip, "What?", *SHORT, *words)
+        asked = run("ask", clip, "What?", *SHORT, *words, "--sparkline")
+        assert (quiet.exit_code, asked.exit_code) == (0, 0)
+        assert quiet.stderr == ""
+        (line,) = asked.stderr.splitlines()
+        assert line.startswith("0:00.0 ")
+        assert line.endswith(" 0:02.0")
 
 
 @pytest.mark.parametrize(
@@ -457,6 +483,8 @@ def test_pooled_and_stretched(clip: Path) -> None:
         ["ask", "a.mp4"],
         ["ask", "a.mp4", "What?", "--max-frames", "0"],
         ["ask", "a.mp4", "What?", "--max-frames", "many"],
+        ["plan", "a.mp4", "--max-frames", "-3"],
+        ["plan"],
         ["ask", "a.mp4", "What?", "--maxframes", "3"],
         ["answer", "a.mp4"],
     ],
@@ -487,7 +515,7 @@ def test_ctrl_c_while_watching_is_one_line_and_status_130(folder: Path) -> None:
     shown = read_until(screen, b"watching")
     process.send_signal(signal.SIGINT)
     shown += read_until(screen, b"interrupted")
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=PATIENCE)
     os.close(screen)
     assert process.returncode == 130
     assert out == ""
@@ -496,8 +524,8 @@ def test_ctrl_c_while_watching_is_one_line_and_status_130(folder: Path) -> None:
 
 
 def read_until(screen: int, word: bytes) -> bytes:
-    """What a terminal shows up to and with a word; fails after a minute."""
-    shown, end = b"", time.monotonic() + 60
+    """What a terminal shows up to and with a word."""
+    shown, end = b"", time.monotonic() + PATIENCE
     while word not in shown:
         ready, _, _ = select.select([screen], [], [], max(0.0, end - time.monotonic()))
         assert ready, shown
@@ -511,7 +539,7 @@ def test_a_reader_that_goes_away_is_quiet(words: list[str], clip: Path) -> None:
     process = start(*words, *[clip] * (words == ["inspect"]), stdout=write)
     os.close(write)
     os.close(read)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err) == (141, "")
 
 
@@ -520,7 +548,7 @@ def test_a_reader_that_goes_away_is_quiet(words: list[str], clip: Path) -> None:
 def test_a_full_disk_is_one_line(words: list[str], clip: Path) -> None:
     with open("/dev/full", "w") as full:
         process = start(*words, *[clip] * (words == ["inspect"]), stdout=full.fileno())
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert err == "longtake: error: No space left on device\n"
 
@@ -531,18 +559,31 @@ CONDENSING = (
     "--ratio --mix --window --place --dynamic --no-dynamic --shortest --longest --average-ratio "
     "--fine --budget --fine-on --pool --pool-mode --drop --kv --extend "
 )
+KEEPING = "--library --library-budget "
+LOADING = "--model -m --system --vision-tower --device --dtype "
+ANSWERING = "--max-new-tokens --temperature --top-p --top-k --repetition-penalty --seed --stop "
+SHOWING = "--stream --no-stream --sparkline --no-sparkline "
 OPTIONS = {
-    "ask": "video questions --model -m --system --vision-tower --device --dtype --max-frames "
-    f"--start --end {CONDENSING}"
-    "--max-new-tokens --temperature --top-p --top-k --repetition-penalty --seed --stop "
-    "--stream --no-stream --json --evidence",
-    "chat": "video --model -m --system --vision-tower --device --dtype --max-frames "
-    f"--start --end {CONDENSING}"
-    "--max-new-tokens --temperature --top-p --top-k --repetition-penalty --seed --stop "
-    "--stream --no-stream",
-    "inspect": "target --model -m --system --vision-tower --device --dtype --max-frames "
-    f"{CONDENSING}"
-    "--timeline --json",
+    "watch": f"video --name {LOADING}--max-frames --start --end {CONDENSING}{KEEPING}--json",
+    "ask": f"video questions {LOADING}--max-frames --start --end {CONDENSING}{ANSWERING}{KEEPING}"
+    f"--save --no-save {SHOWING}--json --evidence",
+    "chat": f"video {LOADING}--max-frames --start --end {CONDENSING}{ANSWERING}{KEEPING}"
+    f"--save --no-save {SHOWING}",
+    "ls": "--library --json",
+    "rm": "names --library --all",
+    "verify": "--library",
+    "inspect": f"target {LOADING}--max-frames {CONDENSING}--timeline --json",
+    "plan": "video --model -m --memory --system --vision-tower --device --dtype --max-frames "
+    f"--start --end {CONDENSING}--json",
+    "needle": f"video {LOADING}{CONDENSING}"
+    "--kind --frames --depths --depth-interval --needles --cards --hops --distractors --rule "
+    "--score --max-new-tokens --seed --out --retry",
+    "eval": "task --annotations --videos --subtitles --model -m --style --limit --out --resume "
+    "--retry --predictions --system --vision-tower --device --dtype --max-frames "
+    f"{CONDENSING}{ANSWERING}--json",
+    "serve": f"{LOADING}{CONDENSING}"
+    "--host --port --token-file --allow-host --data --library --allow-root --allow-network "
+    "--max-upload --max-stored --memory --max-video --queue --rows --timeout",
     "train": "recipe --set --resume",
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -21,13 +21,16 @@ from longtake.condense import Condense, Seen, condense, interval_plan
 from longtake.engine import prefill
 from longtake.errors import CapacityError, CheckpointError, OptionError, PromptError, StoreError
 from longtake.inspect import inspect_model
+from longtake.layers_file import part_of
 from longtake.mixing import Turn, mix, stretches
 from longtake.parts.cache import GrowingCache, kv_bytes_per_token
 from longtake.parts.intervals import Intervals
 from longtake.parts.windows import Ratios
+from longtake.sealed import SUMS, Sealed, write_sealed
 from longtake.store import load_memory, save_memory
 from longtake.systems.video_xl import VideoXL
 from longtake.types import Frames, Memory, VisualTokens
+from tests.remembering import remembering
 from tests.tiny import noise
 
 CHECKPOINT = Path(__file__).parent / "parity" / "golden" / "video_xl" / "checkpoint"
@@ -39,7 +42,7 @@ def tiny() -> VideoXL:
     """The golden checkpoint; nothing may change it."""
     system = load(CHECKPOINT, device="cpu")
     assert isinstance(system, VideoXL)
-    return system
+    return remembering(system)
 
 
 @cache
@@ -88,6 +91,21 @@ def test_streaming_equals_one_shot(options: dict[str, Any]) -> None:
     assert system.ask(memory, QUESTION, written).ids == whole.ids
 
 
+def remembered_from(system: VideoXL, pieces: Sequence[VisualTokens]) -> GrowingCache:
+    """What is kept of the prompt's head and visual tokens that come in these pieces."""
+    cache = system.new_cache()
+    head = system.tokens(system.template.head())
+    system.remember(iter([head, *pieces]), cache, longtake.system.Known(0))
+    return cache
+
+
+@cache
+def remembered_at_once() -> GrowingCache:
+    """Of all tokens in one piece; nothing may change it."""
+    system = tiny().variant(ratio="2,4,8")
+    return remembered_from(system, [tokens_of(system, scenes())])
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 10, 43])
 def test_any_chunking_keeps_the_same(chunk: int) -> None:
     system = tiny().variant(ratio="2,4,8")
@@ -101,13 +119,8 @@ def test_any_chunking_keeps_the_same(chunk: int) -> None:
         )
         for n in range(0, 43, chunk)
     ]
-    caches = []
-    for pieces in ([tokens], parts):
-        cache = system.new_cache()
-        head = system.tokens(system.template.head())
-        system.remember(iter([head, *pieces]), cache, longtake.system.Known(0))
-        caches.append(cache)
-    for ours, theirs in zip(caches[0].layers, caches[1].layers, strict=True):
+    whole = remembered_at_once()
+    for ours, theirs in zip(remembered_from(system, parts).layers, whole.layers, strict=True):
         assert torch.equal(ours.keys, theirs.keys)
         assert torch.equal(ours.values, theirs.values)
 
@@ -129,7 +142,9 @@ def test_a_window_is_read_before_the_next_is_decoded(monkeypatch: pytest.MonkeyP
             read = done
             most = max(most, given - read)
 
-    replace(system, compress=counted).watch(scenes(160), max_frames=160, progress=heard)
+    again = noise(160, height=60, width=80)  # the same sixteen frames ten times over
+    again = replace(again, pixels_TCHW=scenes(16).pixels_TCHW.repeat(10, 1, 1, 1))
+    replace(system, compress=counted).watch(again, max_frames=160, progress=heard)
     assert given == 160 * 144
     assert most < 1440 + 16 * 144
 
@@ -225,8 +240,7 @@ def test_no_room_is_kept_for_windows_that_are_over() -> None:
 
 def test_what_cannot_fit_is_refused_by_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     each = kv_bytes_per_token(4, 2, 16, torch.float32)
-    free = type("Memory", (), {"available": 43 * 18 * each + 100})
-    monkeypatch.setattr("longtake.engine.psutil.virtual_memory", lambda: free)
+    monkeypatch.setattr("longtake.engine.free_bytes", lambda device: 43 * 18 * each + 100)
     assert watch(tiny().variant(ratio=8)).length == 43 * 18 + 15
     with pytest.raises(CapacityError, match="of the frames would fit"):
         watch(tiny().variant(ratio=4))
@@ -241,6 +255,12 @@ def two_level(**options: Any) -> tuple[VideoXL, Memory, TwoLevelCache]:
     memory = watch(system)
     assert isinstance(memory.cache, TwoLevelCache)
     return system, memory, memory.cache
+
+
+@cache
+def two_levels() -> tuple[VideoXL, Memory, TwoLevelCache]:
+    """Both levels in memory, watched once; nothing may change them."""
+    return two_level()
 
 
 @pytest.mark.parametrize("where", ["memory", "disk"])
@@ -269,7 +289,7 @@ def vars_of(entry: Any) -> tuple[Any, ...]:
 
 
 def test_no_budget_for_anything_is_exactly_the_coarse_memory() -> None:
-    system, memory, two = two_level()
+    system, memory, two = two_levels()
     tight = replace(system, fine=replace(system.fine, budget=two.coarse_bytes))
     coarse = tiny().variant(ratio=16)
     options = system.options(max_new_tokens=10)
@@ -282,7 +302,7 @@ def test_a_mixture_equals_rows_rotated_where_they_stand() -> None:
     from longtake.parts.qwen2 import Step
     from longtake.parts.rope import rotate, unrotate
 
-    system, memory, two = two_level()
+    system, memory, two = two_levels()
     mixed = mix(system.model, two, memory.entries, (1, 4), 0)
     decoder = system.model.decoder
 
@@ -306,7 +326,7 @@ def test_a_mixture_equals_rows_rotated_where_they_stand() -> None:
 
 
 def test_windows_that_are_looked_at_come_first_and_fit() -> None:
-    system, memory, two = two_level()
+    system, memory, two = two_levels()
     ids = system.tokens(f"\n{QUESTION}")
     scores = score_windows(system.model, two, ids)
     assert len(scores) == len(two.windows) == 5
@@ -333,7 +353,7 @@ def test_a_budget_too_small_is_refused_before_the_work() -> None:
 
 
 def test_the_budget_is_the_questions_and_may_change() -> None:
-    system, memory, two = two_level()
+    system, memory, two = two_levels()
     other = system.variant(budget=two.coarse_bytes)
     assert other.fingerprint == system.fingerprint
     assert replace(system, fine=Fine(ratio=4, budget=10**9)).fingerprint != system.fingerprint
@@ -342,7 +362,7 @@ def test_the_budget_is_the_questions_and_may_change() -> None:
 
 
 def test_rows_that_stay_are_not_touched() -> None:
-    system, _, two = two_level()
+    system, _, two = two_levels()
     turn = Turn.of(system.model, stretches(two, ()))
     assert len(turn.moved) == 0
 
@@ -447,14 +467,13 @@ def test_what_is_no_memory_is_told_in_one_line(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, other)
     newer = tmp_path / "newer"
     save_file(load_file(good), newer, {"longtake": json.dumps({"format": 99})})
-    lacking = tmp_path / "lacking"
-    header = {"longtake": _header(good)}
-    save_file({n: t for n, t in load_file(good).items() if n != "2.keys"}, lacking, header)
+    lacking, tensors = tmp_path / "lacking", load_file(good)
+    reseal(good, lacking, {n: t for n, t in tensors.items() if n != "2.keys"})
     for path, words in (
         (tmp_path / "absent", "does not exist"),
         (broken, "no whole memory"),
         (other, "no header"),
-        (newer, "has format 99, this longtake reads 4"),
+        (newer, "has format 99, this longtake reads format 5"),
         (lacking, "does not hold what its header says"),
         (tmp_path, "no whole memory"),
     ):
@@ -465,11 +484,13 @@ def test_what_is_no_memory_is_told_in_one_line(tmp_path: Path) -> None:
         save_memory(load_memory(good), tmp_path / "nowhere" / "x")
 
 
-def _header(path: Path) -> str:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        return str(file.metadata()["longtake"])
+def reseal(path: Path, target: Path, tensors: dict[str, torch.Tensor], **changes: object) -> None:
+    """Write a memory's file anew with other tensors or another header, its checksums right."""
+    header = Sealed(path).header
+    header["memory"] |= changes
+    parts = {name: part_of(tensor) for name, tensor in tensors.items() if name != SUMS}
+    with target.open("wb") as file:
+        write_sealed(file.fileno(), header, parts)
 
 
 def test_a_failed_write_leaves_the_old_file(
@@ -482,7 +503,7 @@ def test_a_failed_write_leaves_the_old_file(
     def fail(*args: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("longtake.store.save_file", fail)
+    monkeypatch.setattr("longtake.sealed.os.fsync", fail)
     with pytest.raises(StoreError, match="No space left"):
         save_memory(memory, target)
     assert target.read_bytes() == old
@@ -677,7 +698,7 @@ def test_a_disk_without_room_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_question_of_several_blocks_is_scored_by_its_last_token(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    system, _, two = two_level()
+    system, _, two = two_levels()
     ids = system.tokens(" ".join([QUESTION] * 12))
     whole = score_windows(system.model, two, ids)
     monkeypatch.setitem(longtake.engine.PREFILL_BLOCK, "cpu", 50)
@@ -728,11 +749,9 @@ def test_complete_holds_a_memory_as_watching_does() -> None:
 
 def test_a_memory_that_lies_is_told(tmp_path: Path) -> None:
     good = save_memory(watch(tiny().variant(ratio=16), 12), tmp_path / "good")
-    header = json.loads(_header(good))
     for length in (5, "9"):
-        header["memory"]["length"] = length
         other = tmp_path / f"length-{length}"
-        save_file(load_file(good), other, {"longtake": json.dumps(header)})
+        reseal(good, other, load_file(good), length=length)
         with pytest.raises(StoreError, match="does not hold what its header says"):
             load_memory(other, "cpu")
     with pytest.raises(OptionError, match="cannot be used here"):

@@ -26,6 +26,7 @@ from longtake.video.inputs import Source
 from longtake.video.sample import Footage, PerSecond
 from tests.parity.cases import Case, load_case
 from tests.parity.videochat_flash import frames_of, schedule_of
+from tests.remembering import remembering
 from tests.tiny import noise
 
 GOLDEN = Path(__file__).parent / "parity" / "golden" / "videochat_flash"
@@ -39,7 +40,7 @@ def tiny(name: str = "ckpt-umt224") -> VideoChatFlash:
     """A golden checkpoint, loaded once; nothing may change it."""
     system = load(GOLDEN / name, device="cpu", dtype="float32")
     assert isinstance(system, VideoChatFlash)
-    return system
+    return remembering(system)
 
 
 def ids_of(prompt: str) -> list[int]:

@@ -18,6 +18,7 @@ from longtake.parts.newlines import Newlines
 from longtake.system import System
 from longtake.systems.llava_onevision import LlavaOneVision
 from longtake.types import Frames, Memory, VisualTokens
+from tests.remembering import remembering
 from tests.test_onevision_folder import HF_FOLDER, LMMS_FOLDER, change_config
 from tests.tiny import noise
 
@@ -31,7 +32,7 @@ def tiny() -> LlavaOneVision:
     """The checkpoint, loaded once for all tests; nothing may change it."""
     system = load(LMMS_FOLDER, device="cpu")
     assert isinstance(system, LlavaOneVision)
-    return system
+    return remembering(system)
 
 
 def with_position(where: Newlines) -> LlavaOneVision:

@@ -39,6 +39,8 @@ HANDS_ON = {
     "src/longtake/video/prefetch.py",
     # tokenizers raises bare Exception for a bad file, the hub client whatever its HTTP library has
     "src/longtake/folder.py",
+    # its thread serves everybody: whoever asked is told of a fault, the log has it, it goes on
+    "src/longtake/serve/engine.py",
 }
 
 SILENT = {

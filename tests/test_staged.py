@@ -488,7 +488,7 @@ def test_watching_reports_progress_and_refuses_what_cannot_fit(
     assert memory.stats.frames == 24
     assert memory.stats.visual_tokens == 6 * 64
     assert memory.stats.patches == 24 * 196
-    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Free", (), {"available": 100_000})())
+    monkeypatch.setattr("longtake.engine.free_bytes", lambda device: 100_000)
     with pytest.raises(CapacityError, match=r"tokens need .* of the frames would fit"):
         system.watch(noise(24), max_frames=24)
 

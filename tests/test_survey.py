@@ -198,7 +198,8 @@ def test_bad_options_of_ask_are_one_clear_line(
     ],
 )
 def test_every_option_answers(words: tuple[str, ...], clip: Path) -> None:
-    code, out, err = run("ask", clip, "What?", *TINY, *words, "--max-new-tokens", 3, "--json")
+    few = ("--max-frames", 21, "--max-new-tokens", 3)
+    code, out, err = run("ask", clip, "What?", *TINY, *words, *few, "--json")
     assert code == 0, err
     answer = json.loads(out)
     assert answer["system"] == "video_xl"

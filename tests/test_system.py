@@ -319,8 +319,7 @@ def test_a_limit_cuts_as_the_original_does() -> None:
 def test_what_cannot_fit_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     system = tiny()
     # 4 layers x 2 heads x 16 numbers x 4 bytes, keys and values: 1024 bytes a token
-    memory = type("Memory", (), {"available": 60 * 1024})
-    monkeypatch.setattr(engine.psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(engine, "free_bytes", lambda device: 60 * 1024)
     assert system.watch(noise(4), max_frames=4).bytes == 54 * 1024
     with pytest.raises(CapacityError, match=r"63 tokens need .* of the frames would fit"):
         system.watch(noise(5), max_frames=5)

@@ -28,6 +28,7 @@ from longtake.system import System
 from longtake.types import Memory, VisualTokens
 from longtake.video.decode import Video, open_video
 from tests.clips import cut, write_clip
+from tests.remembering import remembering
 from tests.tiny import CHECKPOINT, noise, tiny
 
 QUESTION = "What is in the video?"
@@ -41,17 +42,17 @@ POOL = "2,6,4"
 
 @cache
 def video_xl() -> System:
-    return load(GOLDEN / "video_xl" / "checkpoint", device="cpu")
+    return remembering(load(GOLDEN / "video_xl" / "checkpoint", device="cpu"))
 
 
 @cache
 def flash() -> System:
-    return load(GOLDEN / "videochat_flash" / "ckpt-umt224", device="cpu")
+    return remembering(load(GOLDEN / "videochat_flash" / "ckpt-umt224", device="cpu"))
 
 
 @cache
 def onevision() -> System:
-    return load(GOLDEN / "llava_onevision" / "checkpoint-small7-lmms", device="cpu")
+    return remembering(load(GOLDEN / "llava_onevision" / "checkpoint-small7-lmms", device="cpu"))
 
 
 def said(system: System, memory: Memory) -> tuple[int, ...]:

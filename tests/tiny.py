@@ -8,6 +8,7 @@ import torch
 from longtake.api import load
 from longtake.system import System
 from longtake.types import Frames
+from tests.remembering import remembering
 
 CHECKPOINT = Path(__file__).parent / "parity" / "golden" / "longva" / "checkpoint-a"
 
@@ -15,7 +16,7 @@ CHECKPOINT = Path(__file__).parent / "parity" / "golden" / "longva" / "checkpoin
 @cache
 def tiny() -> System:
     """The checkpoint, loaded once for all tests; nothing may change it."""
-    return load(CHECKPOINT, device="cpu")
+    return remembering(load(CHECKPOINT, device="cpu"))
 
 
 def noise(frames: int, seed: int = 0, height: int = 90, width: int = 120) -> Frames:

@@ -7,9 +7,12 @@ The public names below are imported when they are first used, so that `import lo
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from longtake.version import __version__
+
 if TYPE_CHECKING:
     from longtake.api import ask, ask_many, load, watch
     from longtake.errors import (
+        AnnotationError,
         CapacityError,
         CheckpointError,
         LongtakeError,
@@ -18,12 +21,13 @@ if TYPE_CHECKING:
         StoreError,
         VideoError,
     )
+    from longtake.library import Library
     from longtake.many import Batch
+    from longtake.planning import plan
     from longtake.store import load_memory, save_memory
+    from longtake.stored import Settings, Stored
     from longtake.types import Answer, Frames, Memory, Options, VisualTokens
     from longtake.video.decode import open_video
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "ask": "longtake.api",
@@ -33,7 +37,11 @@ _HOMES = {
     "load_memory": "longtake.store",
     "save_memory": "longtake.store",
     "Batch": "longtake.many",
+    "plan": "longtake.planning",
     "open_video": "longtake.video.decode",
+    "Library": "longtake.library",
+    "Settings": "longtake.stored",
+    "Stored": "longtake.stored",
     "Answer": "longtake.types",
     "Frames": "longtake.types",
     "Memory": "longtake.types",
@@ -44,22 +52,27 @@ _HOMES = {
     "CheckpointError": "longtake.errors",
     "PromptError": "longtake.errors",
     "CapacityError": "longtake.errors",
+    "AnnotationError": "longtake.errors",
     "OptionError": "longtake.errors",
     "StoreError": "longtake.errors",
 }
 
 __all__ = [
+    "AnnotationError",
     "Answer",
     "Batch",
     "CapacityError",
     "CheckpointError",
     "Frames",
+    "Library",
     "LongtakeError",
     "Memory",
     "OptionError",
     "Options",
     "PromptError",
+    "Settings",
     "StoreError",
+    "Stored",
     "VideoError",
     "VisualTokens",
     "__version__",
@@ -68,6 +81,7 @@ __all__ = [
     "load",
     "load_memory",
     "open_video",
+    "plan",
     "save_memory",
     "watch",
 ]

@@ -101,6 +101,7 @@ def written(pen: Pen, observer: Observer, memory: Memory, stats: Stats) -> Answe
         text=cut_at_stop(pen.decode(pen.ids), pen.options.stop)[0].strip(),
         ids=tuple(pen.ids),
         evidence=observer.spans(memory.durations),
+        timeline=observer.timeline(memory.durations),
         finish=pen.finish,
         stats=stats,
     )

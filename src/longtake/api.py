@@ -52,10 +52,34 @@ def load(
     return replace(loaded, processor=replace(loaded.processor, resize=resize))
 
 
+def skeleton(
+    model: str | Path = "default",
+    *,
+    dtype: str | torch.dtype = "auto",
+    system: str | None = None,
+    vision_tower: str | Path | None = None,
+) -> System:
+    """A model without its numbers, on torch's meta device: what it would cost is told by sizes.
+
+    config.json is enough: weights that are missing are neither asked for nor downloaded, and
+    without a tokenizer words are counted about. Raises what `load` raises.
+    """
+    chosen_dtype = pick_dtype(str(dtype).removeprefix("torch."))
+    path = DEFAULT if str(model) == "default" else find(str(model), bare=True)
+    return open_system(
+        path,
+        device=torch.device("meta"),
+        dtype=chosen_dtype,
+        system=system,
+        vision_tower=None if vision_tower is None else str(vision_tower),
+        bare=True,
+    )
+
+
 def watch(
     *sources: Source,
     model: str | System = "default",
-    max_frames: int | None = None,
+    max_frames: int | Literal["auto"] | None = None,
     start: float | None = None,
     end: float | None = None,
 ) -> Memory:
@@ -72,7 +96,7 @@ def ask(
     question: str,
     *,
     model: str | System = "default",
-    max_frames: int | None = None,
+    max_frames: int | Literal["auto"] | None = None,
     start: float | None = None,
     end: float | None = None,
     **options: Any,

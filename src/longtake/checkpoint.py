@@ -81,6 +81,20 @@ def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def published_shapes(folder: Folder) -> dict[str, tuple[int, ...]]:
+    """`weight_shapes` of a folder; nothing if it is bare and holds no weights."""
+    return {} if folder.bare and not holds_weights(folder.path) else weight_shapes(folder.path)
+
+
+def holds_weights(path: Path) -> bool:
+    """Whether all weights lie beside the config."""
+    try:
+        weight_files(path)
+    except CheckpointError:
+        return False
+    return True
+
+
 def weight_files(path: Path) -> list[Path]:
     """The safetensors files of a folder, by its index where there is one."""
     index = path / "model.safetensors.index.json"
@@ -170,7 +184,8 @@ def load_model(
     config = LongtakeConfig.of(plan.sizes, plan.tied)
     with torch.device("meta"):
         skeleton = LongtakeModel(config, plan)
-    check_names(weight_shapes(folder.path), skeleton, names)
+    if shapes := published_shapes(folder):
+        check_names(shapes, skeleton, names)
     if device.type == "meta":  # `inspect` wants shapes, not fifteen gigabytes
         torch.nn.Module.to(skeleton, dtype or stored_dtype(folder))
         return skeleton
@@ -195,10 +210,15 @@ def load_model(
 
 
 def stored_dtype(folder: Folder) -> torch.dtype:
-    """The dtype that config.json states, else that of the stored weights, else fp32."""
+    """The dtype that config.json states, else that of the stored weights, else fp32.
+
+    Where neither is there it is bf16, in which all published weights are stored.
+    """
     stated = str(folder.config.get("torch_dtype", folder.config.get("dtype")))
     if stated in DTYPES:
         return DTYPES[stated]
+    if folder.bare and not holds_weights(folder.path):
+        return torch.bfloat16
     with safe_open(weight_files(folder.path)[0], framework="pt") as tensors:
         kinds = {tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
     return next((DTYPES[STORED[kind]] for kind in kinds if kind in STORED), torch.float32)

@@ -13,8 +13,14 @@ from typing import Annotated
 import typer
 
 from longtake.commands.ask import ask, chat
+from longtake.commands.evaluate import evaluate
 from longtake.commands.inspect import inspect_target
+from longtake.commands.library import list_memories, remove_memories, verify_memories
+from longtake.commands.needle import needle
+from longtake.commands.plan import plan_watch
+from longtake.commands.serve import serve
 from longtake.commands.train import train
+from longtake.commands.watch import watch_video
 from longtake.exits import EPILOG, Commands
 
 app = typer.Typer(
@@ -49,9 +55,17 @@ def longtake(
     """Watch a long video once, ask it many questions."""
 
 
+app.command("watch")(watch_video)
 app.command()(ask)
 app.command()(chat)
+app.command("ls")(list_memories)
+app.command("rm")(remove_memories)
+app.command("verify")(verify_memories)
 app.command("inspect")(inspect_target)
+app.command("plan")(plan_watch)
+app.command()(needle)
+app.command("eval")(evaluate)
+app.command()(serve)
 app.command()(train)
 
 

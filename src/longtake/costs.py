@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,8 @@ class Stage:
     flops: int
     kv_bytes: int = 0
     """Keys and values of these layers; 0 before the decoder."""
+    attention: int = 0
+    """FLOPs among `flops` that are attention of the decoder."""
 
 
 # -- the tower and what follows it ----------------------------------------------------------------
@@ -102,8 +104,12 @@ def layer_weights(decoder: Decoder) -> int:
 
 def layer_flops(decoder: Decoder, tokens: int, behind: int = 0) -> int:
     """FLOPs of one layer that reads `tokens` behind others whose keys and values it holds."""
-    attention = 4 * behind * tokens + 2 * tokens * tokens
-    return 2 * layer_weights(decoder) * tokens + decoder.heads * decoder.head_dim * attention
+    return 2 * layer_weights(decoder) * tokens + attention_flops(decoder, tokens, behind)
+
+
+def attention_flops(decoder: Decoder, tokens: int, behind: int = 0) -> int:
+    """Of these, those of attention."""
+    return decoder.heads * decoder.head_dim * (4 * behind * tokens + 2 * tokens * tokens)
 
 
 def prefill_flops(
@@ -154,8 +160,9 @@ def decoder_stages(
     stages = []
     for (first, end), n, size in zip(pairwise(bounds), counts, each, strict=True):
         held = round(n * (end - first) * kv_numbers(decoder) // decoder.layers * size)
-        flops = (end - first) * layer_flops(decoder, n)
-        stages.append(_stage(_layers(first, end), frames, n, flops, held))
+        flops, attention = layer_flops(decoder, n), attention_flops(decoder, n)
+        stage = _stage(_layers(first, end), frames, n, (end - first) * flops, held)
+        stages.append(replace(stage, attention=(end - first) * attention))
     return tuple(stages)
 
 
@@ -200,10 +207,14 @@ def condensed_stages(
     sizes: VideoSizes, frames: int, plans: Iterable[Plan], itemsize: float = HALF
 ) -> tuple[Stage, ...]:
     """A system that keeps summaries alone (Video-XL); `plans` are the windows of its tokens."""
-    flops, kept = condensing_flops(sizes.decoder, plans)
+    plans, decoder = tuple(plans), sizes.decoder
+    flops, kept = condensing_flops(decoder, plans)
+    rows = sum(plan.raw + plan.summaries for plan in plans)
+    linear = 2 * decoder.layers * layer_weights(decoder) * rows
     held = round(kept * kv_numbers(sizes.decoder) * itemsize)
     name = _layers(0, sizes.decoder.layers)
-    return (*encode_stages(sizes, frames), _stage(name, frames, kept, flops, held))
+    stage = _stage(name, frames, kept, flops, held)
+    return (*encode_stages(sizes, frames), replace(stage, attention=flops - linear))
 
 
 # -- beside another -------------------------------------------------------------------------------

@@ -11,21 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import repeat
 
-import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from longtake.errors import CapacityError, PromptError
+from longtake.looks import shares_of, spans_of, timelines_of
 from longtake.model import LongtakeModel
 from longtake.parts.cache import GrowingCache, kv_bytes_per_token
 from longtake.parts.qwen2 import Step
 from longtake.parts.splice import Piece, embed_pieces, entries_of, piece_tokens, rechunk
 from longtake.parts.writing import Pen
-from longtake.types import Entry, Options, Reading, Span, VisualTokens
+from longtake.room import free_bytes
+from longtake.types import Entry, Options, Reading, Span, Timeline, VisualTokens
 
 PREFILL_BLOCK = {"cpu": 1024}
 """Tokens per prefill block; bounds the workspace at about block x (5 D + H x E) numbers."""
@@ -51,6 +52,8 @@ class Observer:
         """Attention on each frame so far, fp32, on the model's device."""
         self._starts_T = torch.tensor([entry.start for entry in entries], dtype=torch.int64)
         self._stops_T = torch.tensor([entry.stop for entry in entries], dtype=torch.int64)
+        self._each = even_size(self.entries)
+        """Tokens of every frame where all have as many and nothing between them; else 0."""
 
     def __call__(self, layer: int, weights_BHN: Tensor) -> None:
         """Called by each layer with the last query's attention; stays on its device."""
@@ -58,7 +61,12 @@ class Observer:
             self.mass_T = self.mass_T.to(weights_BHN.device)
             self._starts_T = self._starts_T.to(weights_BHN.device)
             self._stops_T = self._stops_T.to(weights_BHN.device)
-        summed = F.pad(weights_BHN.sum((0, 1), dtype=torch.float64).cumsum(0), (1, 0))
+        row_N = weights_BHN.sum((0, 1))
+        if self._each and self._rows_of(layer) is None and len(row_N) >= self.entries[-1].stop:
+            held_N = row_N[self.entries[0].start : self.entries[-1].stop]
+            self.mass_T += held_N.unflatten(0, (-1, self._each)).sum(1)
+            return
+        summed = F.pad(row_N.double().cumsum(0), (1, 0))
         last = len(summed) - 1  # a prompt that was cut short has frames behind its end
         begins, ends = (edges.clamp(max=last) for edges in self.edges(layer))
         self.mass_T += (summed[ends] - summed[begins]).float()
@@ -77,43 +85,27 @@ class Observer:
         )
         return starts_T, stops_T
 
-    def spans(self, durations: Sequence[float], most: int = 5) -> tuple[Span, ...]:
-        """Runs of frames that stand out, heaviest first.
+    def shares(self) -> list[float]:
+        """Each frame's share of the attention on all frames."""
+        return shares_of(self.mass_T.tolist(), self.entries)
 
-        `durations` (s) end each video's last frame. A frame stands out if it holds at least a
-        quarter of the heaviest frame's share and twice the average share. Weights are shares of
-        the attention on all frames. Still images (duration 0) give no span.
-        """
-        total = float(self.mass_T.sum())
-        if not self.entries or total <= 0.0:
-            return ()
-        share = (self.mass_T / total).tolist()
-        bar = min(max(max(share) / 4, 2 / len(share)), max(share))
-        runs: list[Span] = []
-        follows = False
-        for place, (entry, weight) in enumerate(zip(self.entries, share, strict=True)):
-            if weight < bar or not durations[entry.visual]:
-                follows = False
-                continue
-            span = Span(
-                start=entry.seconds,
-                end=self._end(place, durations),
-                weight=weight,
-                visual=entry.visual,
-            )
-            if follows and runs[-1].visual == span.visual:
-                last = runs.pop()
-                span = replace(span, start=last.start, weight=last.weight + weight)
-            runs.append(span)
-            follows = True
-        return tuple(sorted(runs, key=lambda span: -span.weight)[:most])
+    def spans(self, durations: Sequence[float]) -> tuple[Span, ...]:
+        """Runs of frames that stand out, heaviest first; `durations` (s) end the videos."""
+        return spans_of(self.shares(), self.entries, durations)
 
-    def _end(self, place: int, durations: Sequence[float]) -> float:
-        """When the next frame of the same video is shown, or that video's end."""
-        entry = self.entries[place]
-        if place + 1 < len(self.entries) and self.entries[place + 1].visual == entry.visual:
-            return self.entries[place + 1].seconds
-        return max(entry.seconds, durations[entry.visual])
+    def timeline(self, durations: Sequence[float]) -> tuple[Timeline, ...]:
+        """The weight over the whole of each video."""
+        return timelines_of(self.shares(), self.entries, durations)
+
+
+def even_size(entries: Sequence[Entry]) -> int:
+    """Tokens of each entry, if they lie side by side and are as large; 0 if not."""
+    if not entries:
+        return 0
+    first, each = entries[0].start, entries[0].stop - entries[0].start
+    places = ((entry.start - first, entry.stop - first) for entry in entries)
+    even = all(place == (each * n, each * (n + 1)) for n, place in enumerate(places))
+    return each if even else 0
 
 
 def every_row(layer: int) -> Tensor | None:
@@ -205,10 +197,7 @@ def require_room(model: LongtakeModel, tokens: int, held: int = 0) -> None:
 
 def require_bytes(device: torch.device, need: int, what: str) -> None:
     """Raise CapacityError if so many bytes of keys and values of `what` are not free."""
-    free = psutil.virtual_memory().available
-    if device.type == "cuda":
-        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        free = torch.cuda.mem_get_info(device)[0] + idle
+    free = free_bytes(device)
     if need > free:
         raise CapacityError(
             f"{what} need {need / 2**30:.1f} GiB of keys and values, "

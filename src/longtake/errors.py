@@ -6,7 +6,8 @@ LongtakeError
 |-- PromptError       placeholders and visuals disagree, or a prompt is empty  (ValueError)
 |-- CapacityError     more bytes than the device has free                      (MemoryError)
 |-- OptionError       an option has a value that means nothing                 (ValueError)
-`-- StoreError        a saved memory cannot be written or read back            (OSError)
+|-- StoreError        a saved memory cannot be written or read back            (OSError)
+`-- AnnotationError   the annotations of a benchmark cannot be used            (ValueError)
 
 Every message is one line: what was found, what was expected, what to do.
 """
@@ -52,3 +53,9 @@ class StoreError(LongtakeError, OSError):
     """A memory could not be saved or loaded."""
 
     exit_code = 7
+
+
+class AnnotationError(LongtakeError, ValueError):
+    """The annotations or videos of a benchmark cannot be used."""
+
+    exit_code = 8

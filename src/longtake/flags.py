@@ -7,6 +7,7 @@ module is given one parameter per field instead, by `spread`, so that no list is
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -16,6 +17,13 @@ import typer
 
 VideoFile = Annotated[
     str, typer.Argument(metavar="VIDEO", help="A video or picture: a file or an http(s) address.")
+]
+Watched = Annotated[
+    str,
+    typer.Argument(
+        metavar="VIDEO",
+        help="A video or picture: a file or an http(s) address; or the name of a memory.",
+    ),
 ]
 Questions = Annotated[
     list[str], typer.Argument(metavar="QUESTION...", help="What to ask; several are one batch.")
@@ -39,9 +47,28 @@ OtherModel = Annotated[
         help="What it would take to watch the video with this model.",
     ),
 ]
+
+
+def frame_count(value: Any) -> int | str:
+    """A number of frames from 1, or "auto". Raises BadParameter, a usage error."""
+    if value == "auto":
+        return "auto"
+    if not re.fullmatch("0*[1-9][0-9]{0,17}", str(value), re.ASCII):
+        raise typer.BadParameter(f"{value!r:.40} is not a number from 1, nor 'auto'.")
+    return int(value)
+
+
 MaxFrames = Annotated[
-    int | None,
-    typer.Option(min=1, metavar="N", help="Frames to look at.  [default: the model's own]"),
+    Any,
+    typer.Option(
+        parser=frame_count,
+        metavar="N",
+        help="Frames to look at; auto: as many as fit.  [default: the model's own]",
+    ),
+]
+MemorySize = Annotated[
+    str | None,
+    typer.Option(metavar="BYTES", help="Of the device: 24GiB.  [default: what is free]"),
 ]
 StreamFlag = Annotated[
     bool | None,
@@ -52,7 +79,16 @@ StreamFlag = Annotated[
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 EvidenceFile = Annotated[
     Path | None,
-    typer.Option(metavar="PNG", help="Save a sheet of the moments the answer rests on."),
+    typer.Option(
+        metavar="PNG", help="Draw where in the video the answer looked, with its top moments."
+    ),
+]
+SparklineFlag = Annotated[
+    bool | None,
+    typer.Option(
+        "--sparkline/--no-sparkline",
+        help="Show on stderr, as one line, where the answer looked.  [default: on a terminal]",
+    ),
 ]
 TimelineFile = Annotated[
     Path | None,

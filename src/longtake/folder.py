@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,8 @@ from longtake.parts.clip import KNOWN as CLIPS
 from longtake.parts.fields import mapping, real, text, whole
 from longtake.parts.siglip import KNOWN as SIGLIPS
 
-HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+SMALL_FILES = ["*.json", "*.txt", "*.model"]
+HUB_FILES = [*SMALL_FILES, "*.safetensors"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -40,12 +42,14 @@ class Folder:
     """config.json."""
     generation: Mapping[str, Any] = field(default_factory=dict)
     """generation_config.json, empty if there is none."""
+    bare: bool = False
+    """Only sizes are wanted, so that weights, tokenizer and processor may be missing."""
 
 
-def find(name: str) -> Path:
+def find(name: str, *, bare: bool = False) -> Path:
     """A local folder, or a hub id that is looked up in the cache and then on the hub.
 
-    Raises CheckpointError if there is neither.
+    `bare`: without weights. Raises CheckpointError if there is neither.
     """
     path = Path(name).expanduser()
     if path.is_dir():
@@ -53,14 +57,15 @@ def find(name: str) -> Path:
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
         what = "is a file" if path.exists() else "does not exist"
         raise CheckpointError(f"model {name!r} {what}; expected a folder or a hub id 'owner/name'")
+    files, enough = (SMALL_FILES, "config.json") if bare else (HUB_FILES, "*.safetensors")
     try:
-        cached = Path(snapshot_download(name, allow_patterns=HUB_FILES, local_files_only=True))
-        if any(cached.glob("*.safetensors")):
+        cached = Path(snapshot_download(name, allow_patterns=files, local_files_only=True))
+        if any(cached.glob(enough)):
             return cached
     except (LocalEntryNotFoundError, HFValidationError):
         pass
     try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(name, allow_patterns=files))
     except GatedRepoError as error:
         raise CheckpointError(f"{name!r} asks for a licence; accept it on the hub first") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
@@ -87,7 +92,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_folder(path: Path) -> Folder:
+def read_folder(path: Path, bare: bool = False) -> Folder:
     """config.json and, where there is one, generation_config.json."""
     file = path / "generation_config.json"
     generation = read_json(file) if file.exists() else {}
@@ -95,7 +100,8 @@ def read_folder(path: Path) -> Folder:
         real(generation, name, 1.0)
     if generation.get("top_k"):
         whole(generation, "top_k")
-    return Folder(path=path, config=read_json(path / "config.json"), generation=generation)
+    config = read_json(path / "config.json")
+    return Folder(path=path, config=config, generation=generation, bare=bare)
 
 
 def pick_dtype(name: str) -> torch.dtype | None:
@@ -120,6 +126,9 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json")
+
+
 class Tokenizer(Protocol):
     """What a system asks of a tokenizer."""
 
@@ -131,6 +140,34 @@ class Tokenizer(Protocol):
 
     def __len__(self) -> int:
         """Tokens, the added ones included."""
+
+
+@dataclass(frozen=True)
+class Wordless:
+    """Stands for a tokenizer that a bare folder lacks; counts about as many tokens as one."""
+
+    vocab: int
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """A token for each word, run of digits or mark, and of a word for each 8 letters."""
+        words = re.findall(r"<\|\w+\|>|[^\W\d_]{1,8}|\d|[^\w\s]|\n+", text)
+        return [0] * len(words)
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """Nothing: there are no words."""
+        return ""
+
+    def __len__(self) -> int:
+        """As many as the config's vocabulary."""
+        return self.vocab
+
+
+def tokenizer_of(folder: Folder) -> Tokenizer:
+    """The folder's tokenizer, or, of a bare folder without one, `Wordless`."""
+    if folder.bare and not any((folder.path / name).exists() for name in TOKENIZER_FILES):
+        words = mapping(folder.config, "text_config") or folder.config
+        return Wordless(whole(words, "vocab_size"))
+    return load_tokenizer(folder.path)
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -159,6 +196,8 @@ def end_ids(folder: Folder, tokenizer: Tokenizer) -> frozenset[int]:
     stated = {**mapping(folder.config, "text_config"), **folder.config, **folder.generation}
     ids = stated.get("eos_token_id")
     ids = [ids] if isinstance(ids, int) else ids
+    if folder.bare and not ids:
+        return frozenset()
     if not ids or not all(isinstance(one, int) for one in ids):
         raise CheckpointError(f"{folder.path} names no eos_token_id, so no answer would end")
     return frozenset(ids)
@@ -201,7 +240,7 @@ def find_tower(folder: Folder, given: str | None, unnamed: str = "") -> TowerFil
     if given is None and known:  # also where it lay on somebody's disk: Video-XL names that path
         config, pixels = TOWERS[known[0]]
         return TowerFiles(config=config, pixels=pixels, name=known[0])
-    return read_tower(find(given or name))
+    return read_tower(find(given or name, bare=folder.bare))
 
 
 def read_tower(path: Path) -> TowerFiles:

@@ -6,7 +6,7 @@ The option `pool` chooses how: all alike, or every few frames finer than the res
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 
@@ -16,6 +16,7 @@ from longtake.parts.qwen2 import DecoderConfig
 from longtake.parts.vit import ViTConfig
 from longtake.sizes import VideoSizes
 from longtake.system import System
+from longtake.weighing import Choices
 from longtake.wishes import pool_of
 
 
@@ -40,6 +41,7 @@ class Grid(Protocol):
 class Gridded(System):
     """A system of this kind."""
 
+    choices: ClassVar[Choices] = ({"pool": "fine"}, {"pool": "paper"}, {"pool": "coarse"})
     config: Grid
 
     @property

@@ -20,6 +20,7 @@ from longtake.parts.projector import Projector
 from longtake.parts.qwen2 import Decoder, DecoderConfig, decoder_config
 from longtake.parts.rope import rope_from_config
 from longtake.parts.umt import UMT, UMTConfig, umt_config
+from longtake.sizes import INTERNVIDEO2_1B, UMT_L_224
 from longtake.video.anyres import Size, parse_pinpoints
 
 TOWER = "model.vision_tower.vision_tower."
@@ -106,12 +107,22 @@ class HicoConfig:
 def tower_config(name: str, shapes: Mapping[str, tuple[int, ...]]) -> ClipTowerConfig:
     """The tower that a config names, of the sizes its weights have. Raises CheckpointError."""
     for part, image in TOWERS:
+        if part in name and not shapes:  # a bare folder
+            return published_tower(part, image)
         if part in name and part == "internvideo2":
             return internvideo2_config(shapes, TOWER)
         if part in name:
             return umt_config(shapes, UMT_TOWER, image)
     known = ", ".join(part for part, _ in TOWERS)
     raise CheckpointError(f"config.json: mm_vision_tower is {name!r}, expected one with {known}")
+
+
+def published_tower(part: str, image: int) -> ClipTowerConfig:
+    """The tower of the published checkpoints; their config.json carries no sizes."""
+    kind = InternVideo2Config if part == "internvideo2" else UMTConfig
+    known = INTERNVIDEO2_1B if part == "internvideo2" else UMT_L_224
+    sizes = {"hidden": known.hidden, "layers": known.layers, "heads": known.heads}
+    return kind(**sizes, mlp=known.mlp, image=image)
 
 
 def stated_schedule(config: Mapping[str, Any], layers: int) -> Schedule | None:

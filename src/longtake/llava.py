@@ -16,8 +16,8 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from longtake.checkpoint import Keys, Names, load_model, load_part, weight_shapes
-from longtake.folder import Folder, TowerFiles, end_ids, load_tokenizer, require
+from longtake.checkpoint import Keys, Names, load_model, load_part, published_shapes
+from longtake.folder import Folder, TowerFiles, end_ids, require, tokenizer_of
 from longtake.gridded import Gridded
 from longtake.model import Blueprint, LongtakeModel, blueprint
 from longtake.parts.chat import QWEN_1_5
@@ -178,7 +178,7 @@ def load_weights(config: Layout, plan: Blueprint, where: Where) -> LongtakeModel
     """Load strictly; the tower's weights come from its own folder only if they lie nowhere else."""
     folder = where.folder
     tower = next(published for published, own in config.keys if own == "tower.")
-    inside = any(name.startswith(tower) for name in weight_shapes(folder.path))
+    inside = any(name.startswith(tower) for name in published_shapes(folder))
     absent = () if inside else ("tower.",)
     names = Names(keys=config.keys, ignored=config.ignored(tower), absent=absent)
     model = load_model(folder, plan, names, where.device, where.dtype)
@@ -192,7 +192,7 @@ def load_weights(config: Layout, plan: Blueprint, where: Where) -> LongtakeModel
 
 def wiring(config: LlavaConfig, where: Where) -> dict[str, Any]:
     """The common fields of a system of this layout, as keyword arguments (all but the model)."""
-    tokenizer = load_tokenizer(where.folder.path)
+    tokenizer = tokenizer_of(where.folder)
     return {
         "folder": where.folder,
         "tokenizer": tokenizer,

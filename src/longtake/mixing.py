@@ -92,6 +92,7 @@ def mix(
 
 def _rows(two: TwoLevelCache, part: Stretch, layer: int, kind: str) -> Tensor:
     held = (two.fine if part.fine else two).layers[layer]
+    held.ready()
     rows = cast(Tensor, getattr(held, kind))[:, :, part.start : part.stop]
     return rows.to(two.device)
 

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from longtake.checkpoint import Keys, weight_shapes
+from longtake.checkpoint import Keys, published_shapes
 from longtake.errors import CheckpointError, OptionError
 from longtake.folder import Folder, TowerFiles, find_tower, read_json, require
 from longtake.llava import KEYS, unused_tower
@@ -25,7 +25,7 @@ from longtake.parts.pooling import PoolMode
 from longtake.parts.projector import projector_depth
 from longtake.parts.qwen2 import DecoderConfig, decoder_config
 from longtake.parts.rope import rope_from_config
-from longtake.parts.siglip import SO400M, siglip_config, siglip_layers
+from longtake.parts.siglip import SIGLIP_384_PIXELS, SO400M, siglip_config, siglip_layers
 from longtake.parts.vit import ViTConfig
 from longtake.video.anyres import Size, parse_pinpoints
 
@@ -196,16 +196,21 @@ def read_layout(folder: Folder, vision_tower: str | None) -> tuple[OneVisionConf
         return OneVisionConfig.from_lmms(folder.config, tower.config), tower
     if vision_tower is not None:
         raise OptionError("the tower of this checkpoint is in it; leave vision_tower")
-    config = OneVisionConfig.from_transformers(folder.config, weight_shapes(folder.path))
+    config = OneVisionConfig.from_transformers(folder.config, published_shapes(folder))
     pixels = picture_steps(folder)
     name = str(folder.path)
     return config, TowerFiles(config=folder.config["vision_config"], pixels=pixels, name=name)
 
 
 def picture_steps(folder: Folder) -> Mapping[str, Any]:
-    """preprocessor_config.json, which transformers 5 writes into processor_config.json."""
-    file = folder.path / "preprocessor_config.json"
+    """preprocessor_config.json, which transformers 5 writes into processor_config.json.
+
+    Of a bare folder that has neither, what SigLIP's own says, for pictures of the tower's size.
+    """
+    file, newer = (folder.path / f"{name}_config.json" for name in ("preprocessor", "processor"))
+    if folder.bare and not file.exists() and not newer.exists():
+        side = whole(mapping(folder.config, "vision_config"), "image_size")
+        return SIGLIP_384_PIXELS | {"size": {"height": side, "width": side}}
     if not file.exists():
-        nested = read_json(folder.path / "processor_config.json")
-        return mapping(nested, "image_processor") or read_json(file)
+        return mapping(read_json(newer), "image_processor") or read_json(file)
     return read_json(file)

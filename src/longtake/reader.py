@@ -123,7 +123,7 @@ class Reader:
     num: int
     """Frames wanted of each video."""
     progress: Progress
-    reserve: Callable[[int, int], None]
+    reserve: Callable[[int, int], None] = lambda total, coming: None
     """Told, before a video's first token, how many there will be in all and how many of it."""
     part: tuple[float | None, float | None] = (None, None)
     """Seconds of each video between which frames are sampled; None is its beginning or end."""
@@ -174,7 +174,7 @@ class Reader:
                     seen = self.eye.see_image(opened, alone)
                     tokens, frames = tokens + visual_count(seen), frames + 1
                     continue
-                count = len(self.eye.sample(self._footage(opened), self.num))
+                count = len(self.eye.sample(self.footage(opened), self.num))
                 planned = self.eye.planned(count)
                 if planned is None:
                     raise OptionError(
@@ -209,7 +209,7 @@ class Reader:
 
     def _video(self, video: Video | Held) -> Iterator[VisualTokens]:
         self.expected = 0
-        footage = self._footage(video)
+        footage = self.footage(video)
         indices = list(self.eye.sample(footage, self.num))
         self.shown = Shown(frames=len(indices), seconds=footage.seconds)
         begins, whole = max(0.0, self.part[0] or 0.0), footage.asked_seconds is None
@@ -232,7 +232,7 @@ class Reader:
             self.warnings.append(f"{came} of {len(indices)} frames came; the rest is missing")
             self.shown = replace(self.shown, frames=came)
 
-    def _footage(self, video: Video | Held) -> Footage:
+    def footage(self, video: Video | Held) -> Footage:
         """What is to be watched of a video."""
         whole = Footage(frames=video.frames, fps=video.fps)
         footage = part_of(whole, *self.part)

@@ -6,43 +6,35 @@ two); everything else is a JSON header in the file's metadata. No code runs when
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from longtake.bilevel import AsideCache, TwoLevelCache
 from longtake.errors import PromptError, StoreError
 from longtake.folder import pick_device
-from longtake.parts.cache import GrowingCache, GrowingLayer
+from longtake.layers_file import layers_of, part_of, tensors_of
+from longtake.locks import sync_folder
+from longtake.parts.cache import GrowingCache
 from longtake.parts.layered import StagedCache
-from longtake.parts.packed import Group, Packed
-from longtake.parts.quantise import QuantisedLayer
+from longtake.sealed import Part, Sealed, write_sealed
 from longtake.staged_file import staged_cache, staged_header, staged_tensors
-from longtake.types import Entry, Memory, Stats, Window
+from longtake.types import Entry, KVCache, Memory, Stats, Window
 
-FORMAT = 4
-"""Raised when what is written changes; other numbers are refused."""
 KEPT = ("length", "durations", "system", "fingerprint", "ids", "lead", "depth", "target")
 """Plain fields of a memory."""
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """What a packed tensor says of itself besides its tensors."""
-
-    factor: float
-    group: tuple[int, int]
-    bits: int
-    width: int
+LAYER = re.compile(r"(fine\.)?[0-9]+\.(keys|values)(\.codes|\.middle|\.step)?")
+"""Names of a layer's keys and values."""
 
 
 def save_memory(memory: Memory, path: str | Path) -> Path:
@@ -50,23 +42,52 @@ def save_memory(memory: Memory, path: str | Path) -> Path:
 
     Keys and values are written as they are held, up to the memory's own length.
     """
-    target, cache = Path(path), memory.cache
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise StoreError(f"{target.parent} is no folder; choose another place for {target.name}")
+    aside = None
+    try:
+        with resting(memory) as cache:
+            descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".longtake-")
+            aside = Path(name)
+            try:
+                write_sealed(descriptor, *contents(memory, cache))
+            finally:
+                os.close(descriptor)
+            aside.replace(target)
+        sync_folder(target.parent)
+    except OSError as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"{target} cannot be written ({error.strerror or error})") from error
+    finally:
+        if aside is not None:
+            aside.unlink(missing_ok=True)
+    return target
+
+
+@contextmanager
+def resting(memory: Memory) -> Iterator[GrowingCache]:
+    """A memory's keys and values, which hold nothing else and answer no question meanwhile.
+
+    Raises PromptError if it is answering one, or has lost them.
+    """
+    cache = memory.cache
     if not isinstance(cache, GrowingCache) or cache.get_seq_length() < memory.length:
         raise PromptError("this memory has lost its keys and values; watch the video again")
     if not cache.busy.acquire(blocking=False):
         raise PromptError("this memory is answering a question; wait, then save it")
     try:
         cache.rewind(memory.length)
-        return write_memory(memory, cache, target)
+        yield cache
     finally:
         cache.busy.release()
 
 
-def write_memory(memory: Memory, cache: GrowingCache, target: Path) -> Path:
-    """Write a memory whose cache holds nothing else."""
+def contents(memory: Memory, cache: GrowingCache) -> tuple[dict[str, Any], dict[str, Part]]:
+    """Header and tensors of a memory's file, whose cache is at rest."""
     tensors, schemes = tensors_of(cache, "")
     header = {
-        "format": FORMAT,
         "memory": {name: getattr(memory, name) for name in KEPT},
         "entries": [asdict(entry) for entry in memory.entries],
         "windows": [asdict(window) for window in memory.windows],
@@ -84,54 +105,46 @@ def write_memory(memory: Memory, cache: GrowingCache, target: Path) -> Path:
         }
     if isinstance(cache, StagedCache):
         header["staged"], tensors = staged_header(cache), tensors | staged_tensors(cache)
-    write_whole(tensors, {"longtake": json.dumps(header)}, target)
-    return target
-
-
-def write_whole(tensors: dict[str, Tensor], metadata: dict[str, str], target: Path) -> None:
-    """Write a safetensors file so that a reader sees the old one, the new one, or none."""
-    if not target.parent.is_dir():
-        raise StoreError(f"{target.parent} is no folder; choose another place for {target.name}")
-    aside = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
-            aside = Path(file.name)
-        save_file(tensors, aside, metadata)
-        with aside.open("rb+") as written:
-            os.fsync(written.fileno())
-        aside.replace(target)
-    except (OSError, SafetensorError) as error:
-        raise StoreError(f"{target} cannot be written ({error})") from error
-    finally:
-        if aside is not None:
-            aside.unlink(missing_ok=True)
+    return header, {name: part_of(tensor) for name, tensor in tensors.items()}
 
 
 def load_memory(path: str | Path, device: str | torch.device = "auto") -> Memory:
     """Read a memory back, onto the device that `load` would choose, or another.
 
-    Raises StoreError if the file is none, broken, or of another format, OptionError for a device
+    On CPU keys and values stay in the file, mapped into memory: a layer is read, and its checksum
+    compared, when it is first used. For another device all is read, and checked, at once. Raises
+    StoreError if the file is none, broken, damaged, or of another format, OptionError for a device
     that cannot be used.
     """
     source, chosen = Path(path), pick_device(str(device))
+    sealed = Sealed(source)
+    mapped = chosen.type == "cpu"
+    later = {name for name in sealed.names if mapped and LAYER.fullmatch(name)}
+    sealed.check(name for name in sealed.names if name not in later)
     try:
         with safe_open(source, framework="pt", device=str(chosen)) as file:
-            header = json.loads((file.metadata() or {}).get("longtake", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise StoreError(f"{source} does not exist; watch the video and save it first") from error
-    except (OSError, SafetensorError, ValueError) as error:
-        raise StoreError(f"{source} is no whole memory ({error}); watch the video again") from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        found = header.get("format") if isinstance(header, dict) else "no header"
-        raise StoreError(f"{source} has format {found}, this longtake reads {FORMAT}")
-    try:
-        memory = memory_of(header, tensors)
+            tensors = {name: file.get_tensor(name) for name in sealed.names}
+        memory = memory_of(sealed.header, tensors)
         check_lengths(memory)
+        watch_over(memory.cache, sealed, later)
         return memory
+    except (SafetensorError, FileNotFoundError) as error:
+        raise StoreError(f"{source} is no whole memory ({error}); watch the video again") from error
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         what = f"{type(error).__name__} {error}"
         raise StoreError(f"{source} does not hold what its header says ({what})") from error
+
+
+def watch_over(cache: KVCache, sealed: Sealed, later: Set[str]) -> None:
+    """Have each layer compare its checksums before it is first used."""
+    assert isinstance(cache, GrowingCache)
+    copies = [("", cache)] + ([("fine.", cache.fine)] if isinstance(cache, TwoLevelCache) else [])
+    for prefix, copy in copies:
+        for number, layer in enumerate(copy.layers):
+            start = f"{prefix}{number}."
+            names = [name for name in sealed.names if name in later and name.startswith(start)]
+            if names:
+                layer.unchecked = partial(sealed.check, names)
 
 
 def check_lengths(memory: Memory) -> None:
@@ -168,8 +181,9 @@ def memory_of(header: Mapping[str, Any], tensors: dict[str, Tensor]) -> Memory:
     if fine is not None:
         finer = AsideCache(fine["where"])
         for number in range(layers):
-            keys, values = (tensors.pop(f"fine.{number}.{kind}") for kind in ("keys", "values"))
-            finer.keep(keys, values, number)
+            layer = finer.new_layer()
+            layer.hold(*(tensors.pop(f"fine.{number}.{kind}") for kind in ("keys", "values")))
+            finer.layers.append(layer)
         cache = TwoLevelCache(finer)
         cache.windows = windows
         cache.fine_windows = tuple(Window(**window) for window in fine["windows"])
@@ -192,62 +206,4 @@ def memory_of(header: Mapping[str, Any], tensors: dict[str, Tensor]) -> Memory:
         target=plain["target"],
         windows=windows,
         stats=replace(stats, warnings=tuple(stats.warnings)),
-    )
-
-
-def tensors_of(cache: GrowingCache, prefix: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors of every layer by name, and how the packed ones are packed."""
-    tensors: dict[str, Tensor] = {}
-    schemes: dict[str, Any] = {}
-    for number, layer in enumerate(cache.layers):
-        for kind in ("keys", "values"):
-            name = f"{prefix}{number}.{kind}"
-            tensors[name] = getattr(layer, kind).contiguous()
-            packed = getattr(layer, f"packed_{kind}", None)
-            if packed is not None:
-                tensors |= {f"{name}.{part}": tensor for part, tensor in parts_of(packed).items()}
-                group = (packed.group.tokens, packed.group.channels)
-                scheme = Scheme(packed.factor, group, packed.bits, packed.width)
-                schemes[name] = asdict(scheme)
-    return tensors, schemes
-
-
-def parts_of(packed: Packed) -> dict[str, Tensor]:
-    """A packed tensor's own tensors."""
-    return {
-        "codes": packed.codes_BKNC,
-        "middle": packed.middle_BKGJ,
-        "step": packed.step_BKGJ,
-    }
-
-
-def layers_of(
-    count: int, tensors: dict[str, Tensor], schemes: Mapping[str, Any], prefix: str
-) -> list[GrowingLayer]:
-    """Layers as they were; what is taken over is taken out of `tensors`."""
-    layers: list[GrowingLayer] = []
-    for number in range(count):
-        name = f"{prefix}{number}"
-        tail = (tensors.pop(f"{name}.keys"), tensors.pop(f"{name}.values"))
-        if f"{name}.keys" in schemes:
-            packed = [packed_of(f"{name}.{kind}", tensors, schemes) for kind in ("keys", "values")]
-            layers.append(QuantisedLayer(packed[0], packed[1], tail))
-            continue
-        layer = GrowingLayer()
-        layer.update(*tail)
-        layers.append(layer)
-    return layers
-
-
-def packed_of(name: str, tensors: Mapping[str, Tensor], schemes: Mapping[str, Any]) -> Packed:
-    """A packed tensor as it was."""
-    scheme = Scheme(**schemes[name])
-    return Packed(
-        codes_BKNC=tensors[f"{name}.codes"],
-        middle_BKGJ=tensors[f"{name}.middle"],
-        step_BKGJ=tensors[f"{name}.step"],
-        factor=scheme.factor,
-        group=Group(*scheme.group),
-        bits=scheme.bits,
-        width=scheme.width,
     )

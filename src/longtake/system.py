@@ -13,38 +13,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, Self
 
-import torch
-
-from longtake.answering import beyond_training, continuable
+from longtake.answering import continuable
 from longtake.asking import Asking
-from longtake.costs import Stage, kv_numbers, whole_stages
-from longtake.engine import memory_errors, read_pieces, require_room
+from longtake.engine import memory_errors, read_pieces
 from longtake.errors import OptionError, PromptError
 from longtake.extend import VisualWindow, extended, positioned, visual_window
-from longtake.parts.cache import GrowingCache, kv_bytes_per_token
+from longtake.fitting import Choice, Fitting, reels_of
+from longtake.needs import QUESTION, Place
+from longtake.parts.cache import GrowingCache
 from longtake.parts.chat import Turn, check_words
-from longtake.parts.quantise import BITS, quantised, quantised_bytes_per_token
+from longtake.parts.quantise import BITS, quantised
 from longtake.parts.splice import Piece, first_tokens, piece_tokens, visual_count
 from longtake.reader import Following, Known, Progress, Reader, frames_wanted, quiet
+from longtake.room import free_bytes
 from longtake.types import Answer, Memory, Options, Reading, Stats, VisualTokens
 from longtake.video.inputs import Opened, Source, last_end, opened_video
+from longtake.weighing import Weighing
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class System(Asking):
+class System(Asking, Weighing):
     """A loaded model and its wiring. Variants are made with `dataclasses.replace`."""
 
     frames: int
     """Frames to sample when the caller does not say."""
-    window: int | None = None
-    """Tokens the checkpoint says it was trained to read."""
-    kv: Literal["full", "int8", "int4"] = "full"
-    """How a finished memory's keys and values are held (docs/video-xl.md)."""
     extend: VisualWindow | None = None
     """Stretch the model's positions for each request, by its visual tokens."""
 
@@ -53,27 +50,32 @@ class System(Asking):
     def watch(
         self,
         *sources: Source | Opened,
-        max_frames: int | None = None,
+        max_frames: int | Literal["auto"] | None = None,
         start: float | None = None,
         end: float | None = None,
         progress: Progress | None = None,
     ) -> Memory:
         """Read videos and images once; the memory answers any number of questions.
 
-        `max_frames`: frames sampled from each video, by the published rule; `start`, `end`: only
-        from this part, in seconds. Raises OptionError, VideoError, CapacityError.
+        `max_frames`: frames sampled from each video, by the published rule, or "auto": as many as
+        fit (`choice`); `start`, `end`: only from this part, in seconds. Raises OptionError,
+        VideoError, and CapacityError before anything is decoded if it cannot fit.
         """
-        num = frames_wanted(self.frames if max_frames is None else max_frames)
+        wanted = self.frames if max_frames in (None, "auto") else frames_wanted(max_frames)
         if not sources:
             raise PromptError("there is nothing to watch; give a video or an image")
         began, cache = time.perf_counter(), self.new_cache()
         reserve = partial(self.make_room, cache)
         part, shown = (start, end), progress or quiet
-        reader = Reader(eye=self, num=num, part=part, progress=shown, reserve=reserve)
+        reader = Reader(eye=self, num=wanted, part=part, progress=shown, reserve=reserve)
         with memory_errors(), ExitStack() as opened:
+            sources = tuple(opened.enter_context(opened_video(source)) for source in sources)
+            if (fitting := self.fitting(sources, reader)) is not None:
+                if max_frames == "auto":
+                    reader.num = fitting.choice().frames
+                fitting.require(reader.num, self.lighter)
             system, target = self, 0
             if self.extend is not None:
-                sources = tuple(opened.enter_context(opened_video(source)) for source in sources)
                 target = self.target_for(*reader.foreseen(sources))
                 system = self.scaled(target)
             stream = opened.enter_context(closing(reader.stream(self.template.head(), sources)))
@@ -87,6 +89,42 @@ class System(Asking):
         )
         memory = self._memory(reading, cache, tuple(reader.durations), stats)
         return replace(memory, lead=reader.lead, target=target)
+
+    def fitting(self, sources: Sequence[Source | Opened], reader: Reader) -> Fitting | None:
+        """What weighs videos against the device; None where only seeing tells how much they are."""
+        reels = reels_of(sources, reader.footage)
+        if not reels or self.arranged(1) is None:
+            return None
+        device = self.model.device
+        return Fitting(
+            made=self,
+            reels=reels,
+            place=Place(device=device.type, weights=self.model.dtype),
+            free=free_bytes(device),
+            text=len(self.tokens(self.template.head())),
+            question=QUESTION,
+        )
+
+    def choice(
+        self, source: Source | Opened, start: float | None = None, end: float | None = None
+    ) -> Choice | None:
+        """How many frames of a video `watch` would look at for "auto", and why; None of a picture.
+
+        Raises OptionError, VideoError.
+        """
+        reader = Reader(eye=self, num=self.frames, part=(start, end), progress=quiet)
+        with opened_video(source) as opened:
+            fitting = self.fitting([opened], reader)
+            return None if fitting is None else fitting.choice()
+
+    def lighter(self) -> list[tuple[str, Self]]:
+        """This system with each of the published options that keep less, by name."""
+        found = []
+        for options in self.choices:
+            with suppress(OptionError):  # it fits no model of this depth
+                ways = ", ".join(f"{name}={value!r}" for name, value in options.items())
+                found.append((ways, self.variant(**options)))
+        return found
 
     def _memory(
         self, reading: Reading, cache: GrowingCache, durations: tuple[float, ...], stats: Stats
@@ -135,52 +173,11 @@ class System(Asking):
         model, window = positioned(self.model, self.window, rope)
         return self if model is self.model else replace(self, model=model, window=window)
 
-    def make_room(self, cache: GrowingCache, total: int, coming: int) -> None:
-        """Reserve what `coming` visual tokens take, the last of `total`, or raise CapacityError."""
-        require_room(self.model, total, held=cache.get_seq_length())
-        cache.reserve(total)
-
-    def new_cache(self) -> GrowingCache:
-        """An empty cache for one memory."""
-        return self.model.new_cache()
-
-    def kept(self, tokens: int) -> int:
-        """How many keys and values a memory holds of so many visual tokens, at most."""
-        return tokens
-
-    def memory_bytes(self, tokens: int, dtype: torch.dtype | None = None) -> int:
-        """Bytes a memory holds of so many visual tokens; `dtype`: instead of the model's."""
-        return round(self.kept(tokens) * self.row_bytes(dtype))
-
     def remember(
         self, pieces: Iterator[Piece], cache: GrowingCache, following: Following
     ) -> Reading:
         """Read pieces of a prompt in order; the cache keeps what later questions need."""
         return read_pieces(self.model, pieces, cache, following.prefilled)
-
-    def reach(self, tokens: int) -> int:
-        """How many tokens an answer is written behind, at most."""
-        return self.kept(tokens)
-
-    def row_bytes(self, dtype: torch.dtype | None = None) -> float:
-        """Bytes of keys and values that a kept token takes; `dtype`: instead of the model's."""
-        sizes = self.model.config
-        shape = (sizes.num_hidden_layers, sizes.num_key_value_heads, sizes.head_dim)
-        if self.kv == "full":
-            return kv_bytes_per_token(*shape, dtype or self.model.compute_dtype)
-        return quantised_bytes_per_token(*shape, self.kv)
-
-    def stages(self, frames: int, dtype: torch.dtype | None = None) -> tuple[Stage, ...]:
-        """What each stage of watching so many frames takes; `dtype`: instead of the model's."""
-        return whole_stages(self.video_sizes, frames, self.number_bytes(dtype))
-
-    def number_bytes(self, dtype: torch.dtype | None = None) -> float:
-        """Bytes of a number of a memory's keys and values."""
-        return self.row_bytes(dtype) / kv_numbers(self.video_sizes.decoder)
-
-    def beyond_training(self, tokens: int) -> tuple[str, ...]:
-        """A warning if there are more tokens than the checkpoint was trained to read."""
-        return beyond_training(self.window, tokens)
 
     # -- ask --------------------------------------------------------------------------------------
 

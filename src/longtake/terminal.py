@@ -6,23 +6,39 @@ on a terminal, with rich, which is imported only then.
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from longtake.units import size as size
+
 if TYPE_CHECKING:  # it brings torch
     from longtake.costs import Comparison, Stage
     from longtake.inspect import ModelReport, VideoReport, WatchReport
+    from longtake.moments import Span, Timeline
     from longtake.survey import Survey
-    from longtake.types import Span
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total)."""
 
-STAGES = {"encode": "watching", "prefill": "reading"}
+STAGES = {
+    "questions": "asking",
+    "ask": "asking",
+    "encode": "watching",
+    "prefill": "reading",
+    "verify": "checking",
+}
 """Stages that get a bar and what it says; frames are decoded just ahead of "encode"."""
-UNITS = {"encode": "frames", "prefill": "tokens"}
+UNITS = {
+    "questions": "questions",
+    "ask": "frames",
+    "encode": "frames",
+    "prefill": "tokens",
+    "verify": "memories",
+}
 
 
 def say(message: str, *, kind: str = "") -> None:
@@ -101,15 +117,6 @@ def clock(seconds: float) -> str:
     return f"{lead}:{rest // 10:02}.{rest % 10}"
 
 
-def size(count: float) -> str:
-    """Bytes in binary units: 512 B, 1.5 KiB, 71.0 MiB."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
-
-
 def work(flops: float) -> str:
     """Operations in decimal units: 512 FLOP, 1.50 GFLOP, 434 PFLOP."""
     for unit in ("", "k", "M", "G", "T"):
@@ -133,6 +140,54 @@ def moment(span: Span) -> str:
     when = start if start == end else f"{start}-{end}"
     share = f"{100 * span.weight:.0f} %" if span.weight >= 0.005 else "under 1 %"
     return f"{when} ({share})"
+
+
+BLOCKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
+"""Block characters of rising height."""
+PLAIN = "_.-:=+*#"
+"""For terminals that cannot show them."""
+FEWEST = 8
+"""Columns below which times are left out."""
+
+
+def sparkline(line: Timeline, width: int, encoding: str) -> str:
+    """A video's weight over time in one line, `width` characters with the times at its ends.
+
+    The highest character is the heaviest moment, however light; nothing at all is the lowest.
+    """
+    ends = (f"{clock(line.seconds[0])} ", f" {clock(line.end)}")
+    room = width - len("".join(ends))
+    if room < FEWEST:
+        ends, room = ("", ""), max(1, width)
+    marks = BLOCKS if encodes(BLOCKS, encoding) else PLAIN
+    heights = line.columns(room)
+    step = max(max(heights), 1e-9) / (len(marks) - 1)
+    return "".join((ends[0], *(marks[round(height / step)] for height in heights), ends[1]))
+
+
+def encodes(text: str, encoding: str) -> bool:
+    """Whether an encoding has all letters of a text."""
+    try:
+        text.encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def draw_sparklines(lines: Sequence[Timeline]) -> None:
+    """One line on stderr for each video, as wide as the terminal (80 columns of a file)."""
+    for line in lines:
+        words = sparkline(line, terminal_width(), sys.stderr.encoding or "ascii")
+        sys.stderr.write(f"{words}\n")
+    sys.stderr.flush()
+
+
+def terminal_width() -> int:
+    """Columns of the terminal that stderr is."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError):  # a file, a pipe, or no real stream at all
+        return shutil.get_terminal_size().columns
 
 
 def table(rows: Sequence[Sequence[str]], align: str) -> str:

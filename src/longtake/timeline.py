@@ -5,18 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from longtake.drawing import (
+    DIM,
+    DIP,
+    GROUND,
+    INK,
+    LINE,
+    MARGIN,
+    WIDTH,
+    Scale,
+    check_target,
+    draw_axis,
+    font,
+    pictures,
+    save_picture,
+    shrunk,
+)
 from longtake.errors import OptionError
-from longtake.evidence import check_target, save_picture
 from longtake.survey import Cut, Survey, survey
 from longtake.system import System
-from longtake.terminal import bars, clock
+from longtake.terminal import bars
 from longtake.video.decode import Video, open_video
 from longtake.video.images import is_image
 
-WIDTH, MARGIN = 1280, 56
-GROUND, INK, DIM, LINE, DIP = "#18181b", "#ebebeb", "#8a8a93", "#6cb6ff", "#ffb454"
 SHADES = ("#2f5d50", "#3b4a6b")
 """Colours of neighbouring windows."""
 MOST_THUMBNAILS = 10
@@ -68,22 +81,6 @@ def draw(video: Video, survey: Survey) -> Image.Image:
     return sheet
 
 
-class Scale:
-    """Seconds to pixels."""
-
-    def __init__(self, duration: float) -> None:
-        self.duration = duration
-
-    def x(self, seconds: float) -> float:
-        """Where a moment lies."""
-        return MARGIN + seconds / self.duration * (WIDTH - 2 * MARGIN)
-
-
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The bundled face."""
-    return ImageFont.load_default(size)
-
-
 def draw_title(pen: ImageDraw.ImageDraw, survey: Survey) -> None:
     """One line that sums up."""
     tokens, kept = (sum(getattr(w, name) for w in survey.windows) for name in ("tokens", "kept"))
@@ -99,11 +96,10 @@ def draw_thumbnails(sheet: Image.Image, video: Video, survey: Survey, scale: Sca
     room = (WIDTH - 2 * MARGIN) // (THUMBNAIL + 6)
     chosen = spread(survey.windows, min(room, MOST_THUMBNAILS))
     moments = [window.start_seconds for window in chosen]
-    for place, frame in enumerate(video.read(seconds=moments, chunk=1)):
-        picture = Image.fromarray(frame.pixels_TCHW[0].permute(1, 2, 0).numpy())
-        height = max(1, round(THUMBNAIL * video.height / video.width))
+    height = max(1, round(THUMBNAIL * video.height / video.width))
+    for place, picture in enumerate(pictures(video.read(seconds=moments, chunk=1))):
         left = MARGIN + place * (WIDTH - 2 * MARGIN) // max(1, len(chosen))
-        sheet.paste(picture.resize((THUMBNAIL, height), Image.Resampling.LANCZOS), (left, 36))
+        sheet.paste(shrunk(picture, THUMBNAIL, height), (left, 36))
         pen = ImageDraw.Draw(sheet)
         foot = (scale.x(moments[place]), 36 + height + 14)
         pen.line([(left + THUMBNAIL / 2, 36 + height), foot], fill=DIM)
@@ -150,13 +146,3 @@ def draw_windows(pen: ImageDraw.ImageDraw, survey: Survey, scale: Scale, top: in
         words = f"1:{window.ratio}"
         if right - left > pen.textlength(words, font(12)) + 6:
             pen.text((left + 4, top + BARS - 16), words, fill=INK, font=font(12))
-
-
-def draw_axis(pen: ImageDraw.ImageDraw, scale: Scale, top: int) -> None:
-    """Times along the bottom."""
-    for n in range(6):
-        seconds = scale.duration * n / 5
-        words = clock(seconds)
-        x = scale.x(seconds)
-        pen.line([(x, top - 12), (x, top - 6)], fill=DIM)
-        pen.text((x - pen.textlength(words, font(12)) / 2, top - 4), words, fill=DIM, font=font(12))

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from longtake.errors import OptionError, PromptError, VideoError
+from longtake.moments import Span as Span
+from longtake.moments import Timeline as Timeline
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -122,7 +124,7 @@ class Options:
     cancelled: Callable[[], bool] | None = None
     """Asked before every token; true ends the answer early."""
     evidence: bool = True
-    """Record which moments the answer rests on; costs one more pass over the keys per token."""
+    """Record which moments the answer rests on (docs/evidence.md has what it costs)."""
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "top_k", "seed"):
@@ -143,20 +145,6 @@ class Options:
         stop: object = self.stop
         if isinstance(stop, str) or not all(self.stop):
             raise OptionError(f"stop must be texts, none of them empty, got {self.stop!r}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Span:
-    """A stretch of the video an answer rests on."""
-
-    start: float
-    """Seconds."""
-    end: float
-    """Seconds; the next sampled frame's time, or the end of the video."""
-    weight: float
-    """Share of the answer's attention over the frames that falls here, 0 to 1."""
-    visual: int = 0
-    """Which of the memory's videos or images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +181,8 @@ class Answer:
     """Generated token ids, the end token included when one was written."""
     evidence: tuple[Span, ...] = ()
     """Spans of the video, heaviest first; empty without a video."""
+    timeline: tuple[Timeline, ...] = ()
+    """The weight over the whole of each video (docs/evidence.md); empty without a video."""
     finish: Literal["stop", "length", "cancelled"] = "stop"
     """Why it ended."""
     stats: Stats = field(default_factory=Stats)

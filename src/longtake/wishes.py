@@ -13,9 +13,7 @@ from longtake.errors import OptionError, PromptError
 from longtake.parts.dropping import Schedule
 from longtake.parts.intervals import Intervals
 from longtake.parts.pooling import ProgressivePool
-
-UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+from longtake.units import bytes_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,13 +196,3 @@ def ratios_of(said: object) -> tuple[int, ...]:
             raise OptionError(f"ratio must be whole numbers such as 8 or 2,4,8, got {shown!r}")
         return tuple(int(part) for part in parts)
     return tuple(said) if isinstance(said, Sequence) else (said,)  # type: ignore[return-value]
-
-
-def bytes_of(said: int | str) -> int:
-    """A number of bytes: 1000, "1000", "300 MiB", "1.5GB". Raises OptionError."""
-    match = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([a-zA-Z]*)\s*", str(said))
-    unit = UNITS.get(match[2].upper()) if match else None
-    if match is None or unit is None:
-        shown = str(said) if len(str(said)) < 40 else f"{str(said)[:40]}..."
-        raise OptionError(f"budget must be bytes such as 300MiB or 2GB, got {shown!r}")
-    return int(float(match[1]) * unit)

@@ -26,6 +26,7 @@ from longtake.systems import open_system
 from longtake.types import Frames, Options, VisualTokens
 from tests.parity.cases import Case, StageResult, close, equal
 from tests.parity.pixels import haystack_pixels, pixels_of
+from tests.remembering import remembering
 
 FEATURES = 5e-5
 """Of features, visual tokens and embeddings; an independent implementation measured 5e-6."""
@@ -54,14 +55,14 @@ def open_changed(checkpoint: Path, changes: str) -> System:
     """Load a checkpoint in float32 as if its config.json had these changes (a JSON object)."""
     device = pick_device("cpu")
     if changes == "{}":
-        return open_system(checkpoint, device=device, dtype=torch.float32)
+        return remembering(open_system(checkpoint, device=device, dtype=torch.float32))
     config = read_json(checkpoint / "config.json") | json.loads(changes)
     with tempfile.TemporaryDirectory() as changed:
         for path in checkpoint.iterdir():
             if path.name != "config.json":
                 (Path(changed) / path.name).symlink_to(path)
         (Path(changed) / "config.json").write_text(json.dumps(config), encoding="utf-8")
-        return open_system(Path(changed), device=device, dtype=torch.float32)
+        return remembering(open_system(Path(changed), device=device, dtype=torch.float32))
 
 
 def visuals_of(case: Case, system: System) -> list[VisualTokens]:

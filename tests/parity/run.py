@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from tests.parity import (
     llava_onevision,
+    text_needles,
     video_xl,
     videochat_flash,
     videochat_flash_tables,
@@ -43,6 +44,7 @@ WATCHED = (
 Stage = Callable[[Case], list[StageResult]]
 
 STAGES: dict[str, tuple[Stage, ...]] = {
+    "text-niah": (text_needles.check_text,),
     "generate": (check_pixels, check_vision, check_language, check_answer),
     "preprocess": (check_preprocess,),
     "sampling-table": (check_sampling_table,),

@@ -439,10 +439,10 @@ def test_no_penalty_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         return options(self, **{**given, "repetition_penalty": 1.0})
 
     monkeypatch.setattr(LlavaOneVision, "options", plain)
-    noticed = [name for name in SMALL if failed(check_answer(golden(name)))]
+    noticed = [found for name in SMALL if (found := failed(check_answer(golden(name))))]
     assert noticed, "no case tells"
-    for name in noticed:
-        assert set(failed(check_answer(golden(name)))) == {"penalised"}
+    for found in noticed:
+        assert set(found) == {"penalised"}
 
 
 def test_rows_that_stand_for_no_token_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ from longtake.train.condensed import Text, condensed_losses
 from longtake.types import Frames, Memory, Stats, VisualTokens
 from longtake.video.anyres import image_crops
 from tests.parity.cases import Case, StageResult, close, equal, worst
+from tests.remembering import remembering
 
 PIXELS = 1e-5
 CACHE = 1e-4
@@ -47,7 +48,8 @@ SIMILARITY = 1e-5
 @lru_cache(maxsize=2)
 def opened(checkpoint: Path) -> VideoXL:
     """The checkpoint in float32."""
-    return cast(VideoXL, open_system(checkpoint, device=pick_device("cpu"), dtype=torch.float32))
+    system = open_system(checkpoint, device=pick_device("cpu"), dtype=torch.float32)
+    return remembering(cast(VideoXL, system))
 
 
 def system_of(case: Case) -> VideoXL:

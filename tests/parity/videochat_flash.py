@@ -28,6 +28,7 @@ from longtake.types import Frames, Memory, VisualTokens
 from longtake.video.clips import in_clips
 from longtake.video.sample import Footage, part_of
 from tests.parity.cases import Case, StageResult, close, equal, worst
+from tests.remembering import remembering
 
 PIXELS = 1e-6
 FEATURES = 1e-4
@@ -40,7 +41,7 @@ VIDEO, IMAGE = "video", "image"
 def opened(checkpoint: Path) -> VideoChatFlash:
     """The checkpoint in float32."""
     system = open_system(checkpoint, device=pick_device("cpu"), dtype=torch.float32)
-    return cast(VideoChatFlash, system)
+    return remembering(cast(VideoChatFlash, system))
 
 
 def schedule_of(case: Case) -> Schedule | None:

@@ -9,6 +9,7 @@ from typing import cast
 
 import pytest
 import torch
+from tests.remembering import remembering
 from tests.tiny import noise
 from torch import Tensor
 
@@ -221,7 +222,7 @@ def test_attention_is_off_by_what_keys_and_values_are(kind: Kind, measured: floa
 
 @cache
 def system() -> System:
-    return load(CHECKPOINT, device="cpu")
+    return remembering(load(CHECKPOINT, device="cpu"))
 
 
 def watched() -> Memory:

@@ -137,7 +137,7 @@ def test_a_slow_consumer_holds_the_workers_back(wide: Path) -> None:
         video._health.report = count
         iterator = video.read(chunk=chunk, threads=threads)
         next(iterator)
-        assert full.wait(timeout=30)
+        assert full.wait(timeout=300)
         assert not beyond.wait(timeout=0.5)
         assert [len(frames) for frames in iterator] == [chunk] * 23
         assert sorted(decoded) == list(range(120))  # each frame once

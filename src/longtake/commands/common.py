@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from longtake.flags import Answering, Condensing, Loading, Part
-from longtake.terminal import bars, busy, harmless, moment, note, say, size
+from longtake.terminal import bars, busy, draw_sparklines, harmless, moment, note, say, size
 
 if TYPE_CHECKING:
     from longtake.lanes import Row
@@ -37,8 +37,15 @@ def loaded(model: str, loading: Loading, condensing: Condensing) -> System:
         return load(model, **asdict(loading)).variant(**condensing.given())
 
 
-def watch(source: Opened, system: System, max_frames: int | None, part: Part) -> Memory:
+def watch(
+    source: Opened, system: System, max_frames: int | Literal["auto"] | None, part: Part
+) -> Memory:
     """Watch, with progress and a line that sums up on a terminal."""
+    if max_frames == "auto":
+        choice = system.choice(source, **asdict(part))
+        max_frames = None if choice is None else choice.frames
+        if choice is not None:
+            say(f"--max-frames auto: {choice.sampled} frames; {choice.reason}")
     with bars() as progress:
         memory = system.watch(source, max_frames=max_frames, **asdict(part), progress=progress)
     for warning in memory.stats.warnings:
@@ -57,13 +64,14 @@ def reply(
     answering: Answering,
     *,
     stream: bool | None,
+    sparkline: bool | None = None,
     history: Sequence[tuple[str, str]] = (),
 ) -> Answer:
     """Ask and print the answer, as it is written or when it is whole."""
     live = sys.stdout.isatty() if stream is None else stream
     options = system.options(**answering.given(), on_text=printer() if live else None)
     answer = system.ask(memory, question, options, history)
-    tell(answer, live=live)
+    tell(answer, live=live, sparkline=sparkline)
     return answer
 
 
@@ -81,7 +89,7 @@ def together(
             yield row
 
 
-def tell(answer: Answer, *, live: bool = False) -> None:
+def tell(answer: Answer, *, live: bool = False, sparkline: bool | None = None) -> None:
     """Print an answer and what there is to say of it; `live`: its text has been shown."""
     print("" if live else shown(answer.text), flush=True)
     if answer.finish == "length":
@@ -89,6 +97,8 @@ def tell(answer: Answer, *, live: bool = False) -> None:
         say(cut, kind="warning")
     if answer.evidence:
         note(f"[looked at {', '.join(moment(span) for span in answer.evidence[:3])}]")
+    if sparkline if sparkline is not None else live and sys.stderr.isatty():
+        draw_sparklines(answer.timeline)
 
 
 def printer() -> Callable[[str], None]:

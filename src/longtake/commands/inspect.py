@@ -18,7 +18,7 @@ from longtake.flags import (
     TimelineFile,
     spread,
 )
-from longtake.terminal import model_text, survey_text, video_text, watch_text
+from longtake.terminal import model_text, say, survey_text, video_text, watch_text
 
 
 @spread
@@ -35,6 +35,8 @@ def inspect_target(
     """Tell what a video or a model is, and what it takes to watch with it."""
     from longtake.inspect import inspect_model, inspect_video, inspect_watch, is_model
 
+    if max_frames == "auto":
+        max_frames = fitting_frames(target, model, loading, condensing)
     if is_model(target):
         if timeline is not None:
             raise OptionError("--timeline draws a video; give the video, and the model by --model")
@@ -59,3 +61,16 @@ def inspect_target(
             raise OptionError(f"{name} is of a model; say which by --model")
         video = inspect_video(target)
         print(json.dumps(asdict(video)) if as_json else video_text(video))
+
+
+def fitting_frames(target: str, model: str | None, loading: Loading, condensing: Condensing) -> int:
+    """As many frames of the video as fit, and a line that says so."""
+    from longtake.inspect import is_model
+
+    if model is None or is_model(target):
+        raise OptionError("--max-frames auto takes a video and --model: it asks what fits of both")
+    from longtake.targets import frames_that_fit
+
+    choice = frames_that_fit(target, model, condensing.given(), **asdict(loading))
+    say(f"--max-frames auto: {choice.sampled} frames; {choice.reason}")
+    return choice.frames

@@ -65,8 +65,11 @@ def last_row_weights(q_BHSE: Tensor, k_BKNE: Tensor) -> Tensor:
     """Attention of the last query over all keys: [B, H, N], fp32; one row, never the matrix."""
     groups = k_BKNE.shape[1]
     q_BKGE = q_BHSE[:, :, -1].unflatten(1, (groups, -1)) * q_BHSE.shape[-1] ** -0.5
-    scores = q_BKGE @ k_BKNE.to(q_BHSE.dtype).transpose(2, 3)
-    return scores.float().softmax(-1).flatten(1, 2)
+    scores = (q_BKGE @ k_BKNE.to(q_BHSE.dtype).transpose(2, 3)).float()
+    if torch.is_grad_enabled():
+        return scores.softmax(-1).flatten(1, 2)
+    # in place: on CPU a second buffer of this size costs as much as the arithmetic
+    return torch.softmax(scores, -1, out=scores).flatten(1, 2)
 
 
 def attend_part(
@@ -116,6 +119,12 @@ def merge(one: Tensor, one_lse: Tensor, two: Tensor, two_lse: Tensor) -> tuple[T
 def fold(q_BHSE: Tensor, groups: int) -> Tensor:
     """[B, H, S, E] -> [B, K, G*S, E]: heads that share keys become rows, so keys are read once."""
     return q_BHSE.unflatten(1, (groups, -1)).flatten(2, 3)
+
+
+def weighted_values(weights_BHN: Tensor, v_BKNE: Tensor) -> Tensor:
+    """What one query gets by weights that are there already: [B, H, 1, E], as `attend` gives."""
+    rows_BKGN = weights_BHN.unflatten(1, (v_BKNE.shape[1], -1))
+    return (rows_BKGN.to(v_BKNE.dtype) @ v_BKNE).flatten(1, 2)[:, :, None]
 
 
 def _has_flash(q_BHSE: Tensor) -> bool:

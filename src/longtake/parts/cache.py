@@ -6,6 +6,7 @@ B batch, K key/value heads, S tokens held, C capacity, E head width.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,6 +31,19 @@ class GrowingLayer(DynamicLayer):
         self.reserved = reserved
         self.key_buffer: Tensor | None = None
         self.value_buffer: Tensor | None = None
+        self.unchecked: Callable[[], None] | None = None
+        """Of what lies in a file: compares it with its checksums. Raises StoreError."""
+
+    def hold(self, keys_BKSE: Tensor, values_BKSE: Tensor) -> None:
+        """Take these as they are, as the tokens of an empty layer; the first update copies them."""
+        self.lazy_initialization(keys_BKSE, values_BKSE)
+        self.keys, self.values = keys_BKSE, values_BKSE
+
+    def ready(self) -> None:
+        """To be called before keys and values are read. Raises StoreError if a file is damaged."""
+        if self.unchecked is not None:
+            self.unchecked()
+            self.unchecked = None  # not before: what is damaged stays so
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Append [B, K, S', E]; returns all keys and values [B, K, S, E] as views."""
@@ -49,6 +63,7 @@ class GrowingLayer(DynamicLayer):
 
     def _written(self, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]:
         """The buffers up to and with what is written behind the tokens held."""
+        self.ready()
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         past = self.buffered()
@@ -114,6 +129,7 @@ class GrowingLayer(DynamicLayer):
 
     def reset(self) -> None:
         """Forget everything and give the memory back."""
+        self.unchecked = None
         self.key_buffer = self.value_buffer = None
         super().reset()
 

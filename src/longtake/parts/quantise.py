@@ -42,6 +42,7 @@ class QuantisedLayer(GrowingLayer):
     @classmethod
     def of(cls, layer: GrowingLayer, kind: Kind, residual: int) -> GrowingLayer:
         """The same tokens, packed but for the last `residual`; an empty layer if there are none."""
+        layer.ready()
         keys, values = layer.keys, layer.values
         if keys is None or values is None or layer.buffered() == 0:
             return GrowingLayer()
@@ -162,6 +163,23 @@ def quantised(cache: GrowingCache, kind: Kind, residual: int | None = None) -> G
         return fresh
     finally:
         cache.busy.release()
+
+
+def quantised_bytes(
+    tokens: int, kv_heads: int, head_dim: int, kind: Kind, dtype: torch.dtype
+) -> int:
+    """Bytes of one layer of a memory of so many tokens; `dtype`: of those that are not packed."""
+    packed = max(0, tokens - RESIDUAL[kind])
+    keys, values = Group.of_keys(), Group.of_values(head_dim)
+    codes = 2 * packed * -(-head_dim * BITS[kind] // 8)
+    scales = -(-packed // keys.tokens) * head_dim + packed * (head_dim // values.channels)
+    tail = 2 * (tokens - packed) * head_dim * dtype.itemsize
+    return kv_heads * (codes + scales * 2 * torch.float16.itemsize + tail)
+
+
+def unpacked_bytes(tokens: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> int:
+    """Bytes of a layer's keys and values while it is asked."""
+    return 2 * tokens * kv_heads * head_dim * dtype.itemsize
 
 
 def quantised_bytes_per_token(layers: int, kv_heads: int, head_dim: int, kind: Kind) -> float:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from longtake.errors import CheckpointError
-from longtake.parts.attention import attend, attend_masked, last_row_weights
+from longtake.parts.attention import attend, attend_masked, last_row_weights, weighted_values
 from longtake.parts.fields import real, text, whole
 from longtake.parts.layers import Linear, RMSNorm
 from longtake.parts.rope import Rope, RopeTable, frequencies, rope_table, rotate
@@ -68,11 +68,14 @@ class Step:
         """Attention of a layer's rotated queries: [B, H, S, E]; keys and values are appended."""
         if self.cache is not None:
             k_BKSE, v_BKSE = self.cache.update(k_BKSE, v_BKSE, layer)
-        if self.observe is not None:
-            self.observe(layer, last_row_weights(q_BHSE, k_BKSE))
-        if self.mask_BSN is None:
-            return attend(q_BHSE, k_BKSE, v_BKSE)
-        return attend_masked(q_BHSE, k_BKSE, v_BKSE, self.mask_BSN)
+        row_BHN = None if self.observe is None else last_row_weights(q_BHSE, k_BKSE)
+        if self.observe is not None and row_BHN is not None:
+            self.observe(layer, row_BHN)
+        if self.mask_BSN is not None:
+            return attend_masked(q_BHSE, k_BKSE, v_BKSE, self.mask_BSN)
+        if row_BHN is not None and q_BHSE.shape[2] == 1 and q_BHSE.dtype == torch.float32:
+            return weighted_values(row_BHN, v_BKSE)  # the keys are not read a second time
+        return attend(q_BHSE, k_BKSE, v_BKSE)
 
 
 Between = Callable[[int, Tensor, Step], tuple[Tensor, Step]]

@@ -27,12 +27,15 @@ def open_system(
     dtype: torch.dtype | None,
     system: str | None = None,
     vision_tower: str | None = None,
+    bare: bool = False,
 ) -> System:
     """Load a folder with the system that recognises it, or with the one named.
 
+    `bare`: onto the meta device, from config.json alone if there is no more.
+
     Raises CheckpointError if none or several do, OptionError for an unknown name.
     """
-    folder = read_folder(path)
+    folder = read_folder(path, bare)
     if system is not None and system not in SYSTEMS:
         raise OptionError(f"system {system!r} is unknown; choose {', '.join(SYSTEMS)}")
     claims = [name for name, module in SYSTEMS.items() if module.recognises(folder.config)]

@@ -22,9 +22,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from longtake.folder import Folder, end_ids, load_tokenizer
+from longtake.folder import Folder, end_ids, tokenizer_of
 from longtake.gridded import Gridded
 from longtake.llava import CROP_CHUNK, Where, load_weights
+from longtake.needs import Place
 from longtake.onevision import OneVisionConfig, is_lmms, is_transformers, read_layout
 from longtake.parts.chat import QWEN_1_5
 from longtake.parts.mosaic import crop_map, shrunk, unpadded
@@ -92,6 +93,11 @@ class LlavaOneVision(Gridded):
         most = self.config.most_patches
         return map_RKD if most is None else shrunk(map_RKD, most)
 
+    def read_of(self, seen: int, place: Place, chunk: int) -> int:
+        """Where only the last chunk gets a newline, each waits for the next."""
+        held = chunk if self.config.newlines == "one_token" else 0
+        return super().read_of(max(0, seen - held), place, chunk)
+
     def arranged(self, frames: int) -> int | None:
         """Visual tokens that so many frames become, newlines among them."""
         tokens, pool, where = self.planned(frames), self.pool, self.config.newlines
@@ -115,7 +121,7 @@ def load(
     """
     config, tower = read_layout(folder, vision_tower)
     where = Where(folder=folder, tower=tower, device=device, dtype=dtype)
-    tokenizer = load_tokenizer(folder.path)
+    tokenizer = tokenizer_of(folder)
     return LlavaOneVision(
         folder=folder,
         model=load_weights(config, config.blueprint(), where),

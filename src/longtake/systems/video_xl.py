@@ -19,18 +19,17 @@ from torch import Tensor
 
 from longtake.bilevel import (
     AsideCache,
-    Fine,
     TwoLevelCache,
     check_budget,
     choose_windows,
     score_windows,
 )
 from longtake.condense import Condense, Level, condense
-from longtake.costs import Stage, condensed_stages
-from longtake.engine import memory_errors, require_room
+from longtake.condensed import Condensed
+from longtake.engine import memory_errors
 from longtake.errors import CheckpointError, OptionError
 from longtake.folder import Folder, find_tower, require
-from longtake.llava import Llava, LlavaConfig, Where, load_weights, wiring
+from longtake.llava import LlavaConfig, Where, load_weights, wiring
 from longtake.mixing import mix
 from longtake.parts.cache import SLACK, GrowingCache
 from longtake.parts.fields import text, whole
@@ -112,16 +111,12 @@ class Config(LlavaConfig):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class VideoXL(Llava):
+class VideoXL(Condensed):
     """Video-XL, for inference."""
 
     name: ClassVar[str] = "video_xl"
     penalises_prompt: ClassVar[bool] = True
     config: Config
-    condense: Condense
-    """How visuals are condensed; variants are made with `dataclasses.replace`."""
-    fine: Fine | None = None
-    """Keep a finer copy too, and answer each question from a mixture."""
 
     def see(self, fitted: Iterator[Fitted]) -> Iterator[VisualTokens]:
         """Tower and projector, with each frame's class token where frames are compared."""
@@ -163,39 +158,6 @@ class VideoXL(Llava):
         if fine is not None and base.kv != "full":
             raise OptionError("two copies are kept in full precision; leave kv or fine out")
         return replace(base, condense=how, fine=fine)
-
-    def make_room(self, cache: GrowingCache, total: int, coming: int) -> None:
-        """Room for each copy, and for the window that is being read behind it."""
-        held, window = cache.get_seq_length(), 2 * min(self.condense.window, coming)
-        coarse, fine = (held + rows for rows in self.copies(coming, total))
-        if isinstance(cache, TwoLevelCache) and self.fine is not None:
-            check_budget(round(coarse * self.row_bytes()), self.fine)
-            cache.fine.reserve(fine + window)
-        on_host = self.model.device.type == "cpu" and self.fine and self.fine.where == "memory"
-        require_room(self.model, coarse + fine if on_host else coarse, held=held)
-        cache.reserve(coarse + window)
-
-    def stages(self, frames: int, dtype: torch.dtype | None = None) -> tuple[Stage, ...]:
-        """Of the first copy, with windows of one size."""
-        tokens, sizes = round(frames * self.video_sizes.per_frame), self.video_sizes
-        plans, each = self.condense.plans(tokens, tokens), self.number_bytes(dtype)
-        return condensed_stages(sizes, frames, plans, each)
-
-    def copies(self, tokens: int, expected: int) -> tuple[int, int]:
-        """Summaries of the first and of the finer copy of so many visual tokens."""
-        fine = 0 if self.fine is None else -(-tokens // self.fine.ratio)
-        return self.condense.summaries(tokens, expected), fine
-
-    def kept(self, tokens: int) -> int:
-        """Summaries of all copies."""
-        return sum(self.copies(tokens, tokens))
-
-    def reach(self, tokens: int) -> int:
-        """Of two copies, the most that an answer is written behind."""
-        coarse, fine = self.copies(tokens, tokens)
-        if self.fine is None:
-            return coarse
-        return min(fine, max(coarse, int(self.fine.budget / self.row_bytes())))
 
     def new_cache(self) -> GrowingCache:
         """One copy, or two."""

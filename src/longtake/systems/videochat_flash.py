@@ -18,25 +18,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from longtake.checkpoint import Names, load_model, weight_shapes
-from longtake.costs import Stage, dropping_stages, waiting_stage
-from longtake.engine import require_bytes
+from longtake.checkpoint import Names, load_model, published_shapes
+from longtake.dropped import CROPS_AT_ONCE, FRAME_TOKENS, Dropped
 from longtake.errors import OptionError
-from longtake.folder import Folder, end_ids, load_tokenizer
+from longtake.folder import Folder, end_ids, tokenizer_of
 from longtake.hico import HicoConfig
 from longtake.model import LongtakeModel
-from longtake.parts.cache import GrowingCache, kv_bytes_per_token
+from longtake.parts.cache import GrowingCache
 from longtake.parts.chat import QWEN_1_5
-from longtake.parts.dropping import Holding, Schedule
-from longtake.parts.internvideo2 import InternVideo2Config
 from longtake.parts.layered import StagedCache
 from longtake.parts.pooling import KeepAll
 from longtake.parts.splice import Piece
 from longtake.parts.tome import Merged, merge_tokens
 from longtake.reader import Fitted, Following, Shown
-from longtake.sizes import VideoSizes
 from longtake.staged import read_question, remember
-from longtake.system import System
 from longtake.types import Reading, VisualTokens
 from longtake.video.anyres import (
     grid_shape,
@@ -52,14 +47,10 @@ LOOKED_FOR = 'mm_projector_type "tome16_mlp_hd64"'
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-FRAME_TOKENS = 16
-"""Tokens of a frame of a clip, on average."""
 IMAGE_TOKENS = 64
 """Tokens of each crop of a still image."""
 IMAGE_SIDE = 8
 """These in a square, as the crops' mosaic is read."""
-CROPS_AT_ONCE = 16
-"""Crops of an image that a GPU sees at a time; a video's clips come four by four."""
 
 
 def recognises(config: Mapping[str, Any]) -> bool:
@@ -68,14 +59,10 @@ def recognises(config: Mapping[str, Any]) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class VideoChatFlash(System):
+class VideoChatFlash(Dropped):
     """VideoChat-Flash, for inference."""
 
     name: ClassVar[str] = "videochat_flash"
-    config: HicoConfig
-    drop: Schedule | None = None
-    """Video-level compression; None is off, as released."""
-
     # -- what it sees -----------------------------------------------------------------------------
 
     def see(self, fitted: Iterator[Fitted]) -> Iterator[VisualTokens]:
@@ -140,34 +127,6 @@ class VideoChatFlash(System):
             return "\n"
         return f"\n{time_message(shown.seconds, shown.frames)} "
 
-    def planned(self, frames: int) -> int:
-        """Visual tokens of so many frames; a last clip is filled up."""
-        clip = self.config.tower.frames
-        return -(-frames // clip) * clip * FRAME_TOKENS
-
-    @property
-    def video_sizes(self) -> VideoSizes:
-        """Clips of frames, merged before the projector."""
-        tower = self.config.tower
-        return VideoSizes(
-            tower=tower,
-            decoder=self.config.decoder,
-            per_frame=FRAME_TOKENS,
-            clip=tower.frames,
-            class_token=isinstance(tower, InternVideo2Config),
-            merged=True,
-        )
-
-    def stages(self, frames: int, dtype: torch.dtype | None = None) -> tuple[Stage, ...]:
-        """With the layers between two drops apart, while a question is answered."""
-        if self.drop is None:
-            return super().stages(frames, dtype)
-        sizes, full = self.video_sizes, (dtype or self.model.compute_dtype).itemsize
-        stages = dropping_stages(sizes, frames, self.drop, self.number_bytes(dtype), full)
-        tokens = next(stage.tokens for stage in stages if stage.kv_bytes)
-        waiting = self.holding.waiting([tokens])
-        return stages + ((waiting_stage(sizes.decoder, frames, waiting, full),) * bool(waiting))
-
     # -- what it remembers ------------------------------------------------------------------------
 
     def variant(self, **options: Any) -> VideoChatFlash:
@@ -210,41 +169,6 @@ class VideoChatFlash(System):
             return read_question(self.model, cache, ids, observe)
         return super().read(cache, ids, observe)
 
-    @property
-    def holding(self) -> Holding:
-        """What is read and held of visuals."""
-        return Holding(self.drop, self.config.decoder.layers)
-
-    def kept(self, tokens: int) -> int:
-        """On average over the layers; rows that wait for a question are not among them."""
-        return round(sum(self.holding.held([tokens])) / self.config.decoder.layers)
-
-    def reach(self, tokens: int) -> int:
-        """Positions are as far apart as before the first drop: its layers read every token."""
-        return tokens
-
-    def memory_bytes(self, tokens: int, dtype: torch.dtype | None = None) -> int:
-        """Keys and values of each layer, and rows that wait for a question."""
-        each = (dtype or self.model.compute_dtype).itemsize * self.config.decoder.hidden
-        held = sum(self.holding.held([tokens])) * self.row_bytes(dtype) / self.config.decoder.layers
-        return round(held + self.holding.waiting([tokens]) * each)
-
-    def make_room(self, cache: GrowingCache, total: int, coming: int) -> None:
-        """Room for what each layer will hold, a question's included, and for what waits."""
-        if not isinstance(cache, StagedCache):
-            super().make_room(cache, total, coming)
-            return
-        sizes, dtype = self.config.decoder, self.model.compute_dtype
-        each = kv_bytes_per_token(1, sizes.kv_heads, sizes.head_dim, dtype)
-        earlier, cache.visuals = sum(cache.visuals), [*cache.visuals, coming]
-        seen = earlier + coming
-        need = sum(self.holding.rows(cache.visuals, total - seen)) * each - cache.nbytes
-        # of earlier visuals, about as many rows wait already as the first layer has read
-        waiting = seen - min(earlier, cache.get_seq_length())
-        need += waiting * sizes.hidden * dtype.itemsize
-        require_bytes(self.model.device, need, f"{total} tokens")
-        cache.reserve(total)
-
 
 def time_message(seconds: float, frames: int) -> str:
     """What the model is told of a video, as its training put it."""
@@ -260,7 +184,7 @@ def load(
     """Load a checkpoint; its tower is among its weights."""
     if vision_tower is not None:
         raise OptionError("the tower of a VideoChat-Flash checkpoint is in it; leave vision_tower")
-    shapes = weight_shapes(folder.path)
+    shapes = published_shapes(folder)
     config = HicoConfig.from_published(folder.config, shapes)
     names = Names(keys=config.keys(shapes))
     return wired(folder, config, load_model(folder, config.blueprint(), names, device, dtype))
@@ -268,7 +192,7 @@ def load(
 
 def wired(folder: Folder, config: HicoConfig, model: LongtakeModel) -> VideoChatFlash:
     """A system around a model that is there."""
-    tokenizer = load_tokenizer(folder.path)
+    tokenizer = tokenizer_of(folder)
     side = config.tower.image
     return VideoChatFlash(
         folder=folder,

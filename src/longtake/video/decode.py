@@ -27,8 +27,8 @@ from longtake.types import Frames
 from longtake.video.damage import Health, breaks_off, without_lost_start, without_torn_end
 from longtake.video.index import Index, Ints, build_index, scan
 from longtake.video.pipeline import Crew, Shape, read_chunks
-from longtake.video.reader import Reader
-from longtake.video.source import LIMIT_BYTES, Source, find_source, pick_stream
+from longtake.video.reader import Reader, decoded
+from longtake.video.source import LIMIT_BYTES, Source, View, find_source, pick_stream
 
 _SLACK_SECONDS = 1e-9  # a time computed as number / rate may fall short of the frame by rounding
 
@@ -117,6 +117,17 @@ class Video:
         else:
             request_R = np.arange(self.frames, dtype=np.int64)
         return self._frames(request_R, chunk, threads)
+
+    def raw(self) -> BinaryIO | View:
+        """Return the bytes of the file itself, from the first one; close it."""
+        return self._source.raw()
+
+    def decoded(self, indices: Sequence[int]) -> int:
+        """How many pictures must be decoded to read these frames, which must not descend.
+
+        Raises VideoError for a frame the video does not have.
+        """
+        return decoded(self._index, self._checked(np.asarray(indices).reshape(-1)))
 
     def close(self) -> None:
         """Close what is open; a second call does nothing."""

@@ -254,3 +254,13 @@ class Reader:
 def _same(start_N: Ints, at: int) -> int:
     """Return one past the last wanted frame that starts where frame `at` does."""
     return int(np.searchsorted(start_N, start_N[at], side="right"))
+
+
+def decoded(index: Index, wanted_N: Ints) -> int:
+    """Pictures that must be decoded for frames that do not descend, as `Reader` goes about it."""
+    if not len(wanted_N):
+        return 0
+    start_N = index.key_K[index.start_of(wanted_N)]
+    packet_N = np.maximum.accumulate(index.packet_T[wanted_N])
+    done_N = np.concatenate([[-1], packet_N[:-1]])
+    return int(np.maximum(0, packet_N - np.maximum(done_N, start_N - 1)).sum())

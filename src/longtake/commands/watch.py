@@ -1,0 +1,59 @@
+"""`longtake watch`: watch a video and keep its memory for questions to come."""
+
+from __future__ import annotations
+
+import json
+
+from longtake.commands.library import told
+from longtake.commands.recall import Wanted, recalled
+from longtake.errors import OptionError
+from longtake.flags import (
+    Answering,
+    Condensing,
+    JsonFlag,
+    Loading,
+    MaxFrames,
+    ModelName,
+    Part,
+    VideoFile,
+    spread,
+)
+from longtake.flags_library import LibraryBudget, LibraryFolder, MemoryName, library_at
+
+
+@spread
+def watch_video(
+    *,
+    video: VideoFile,
+    name: MemoryName = None,
+    model: ModelName = "default",
+    loading: Loading,
+    max_frames: MaxFrames = None,
+    part: Part,
+    condensing: Condensing,
+    library: LibraryFolder = None,
+    library_budget: LibraryBudget = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Watch VIDEO once and keep its memory; prints the name to ask it by."""
+    kept = library_at(library, library_budget)
+    if name is not None:
+        kept.check_name(name)
+    kept.prepare()
+    wanted = Wanted(
+        video=video,
+        model=model,
+        loading=loading,
+        condensing=condensing,
+        max_frames=max_frames,
+        part=part,
+        answering=Answering(),
+        library=kept,
+        save="must",
+        name=name,
+    )
+    with recalled(wanted) as found:
+        stored = found.stored
+    if stored is None:
+        raise OptionError(f"{video} is a still picture, which needs no memory; ask it as it is")
+    print(json.dumps(told(stored)) if as_json else stored.name)

@@ -1,0 +1,215 @@
+"""longtake as a model of lmms-eval, registered through its entry points (`lmms_eval.models`).
+
+    lmms-eval --model longtake --model_args pretrained=lmms-lab/LongVA-7B,max_frames_num=128 \\
+        --tasks videomme
+
+Only lmms-eval imports this module. Requests about the same video share its memory; each rank of a
+distributed run has its own device and its own requests, which lmms-eval hands out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+import torch
+from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
+from lmms_eval.api.model import lmms
+from lmms_eval.models.registry_v2 import ModelManifest
+from lmms_eval.protocol import ChatMessages
+from tqdm import tqdm
+
+from longtake.api import load
+from longtake.errors import OptionError, PromptError
+from longtake.parts.chat import QWEN_1_5, Turn
+from longtake.system import System
+from longtake.types import Memory, Options
+from longtake.video.inputs import Source
+
+IGNORED = ("do_sample", "num_beams", "use_cache", "image_aspect_ratio", "modalities")
+"""Generation settings of tasks that ask for nothing here: greedy, one beam, cached."""
+
+
+def manifest() -> ModelManifest:
+    """What lmms-eval asks for: the name and where the class is."""
+    return ModelManifest(model_id="longtake", chat_class_path="longtake.evaluate.lmms.Longtake")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One request, in our terms."""
+
+    order: int
+    """Its place among the requests."""
+    context: str
+    """As lmms-eval words it; names the request in its cache."""
+    settings: Mapping[str, Any]
+    system_prompt: str
+    sources: tuple[Source, ...]
+    start: float | None
+    end: float | None
+    history: tuple[Turn, ...]
+    question: str
+
+    @property
+    def shown(self) -> tuple[object, ...]:
+        """What a memory is made of: requests alike in this share one."""
+        sources = (one if isinstance(one, str) else id(one) for one in self.sources)
+        return (self.system_prompt, self.start, self.end, *sources)
+
+
+class Longtake(lmms):  # type: ignore[misc]
+    """A system of longtake that answers lmms-eval's requests."""
+
+    is_simple = False
+
+    def __init__(
+        self,
+        pretrained: str = "default",
+        device: str | None = None,
+        dtype: str = "auto",
+        batch_size: int | str = 1,
+        max_batch_size: int | None = None,
+        **options: Any,
+    ) -> None:
+        """Load a model. `options`: max_frames_num, system, vision_tower, and options of the system.
+
+        `batch_size` is accepted: questions about one video share its memory at any size, and each
+        answer is the same at all.
+        """
+        super().__init__()
+        self._rank = int(os.environ.get("RANK", 0))
+        self._world_size = int(os.environ.get("WORLD_SIZE", 1))
+        self.batch_size = batch_size
+        frames = options.pop("max_frames_num", options.pop("max_frames", None))
+        self.frames = None if frames is None else int(frames)
+        loading = {name: options.pop(name, None) for name in ("system", "vision_tower")}
+        chosen = device_of_rank(device, int(os.environ.get("LOCAL_RANK", 0)))
+        self.system: System = load(pretrained, device=chosen, dtype=dtype, **loading)
+        self.system = self.system.variant(**{name: worded(v) for name, v in options.items()})
+
+    @property
+    def device(self) -> torch.device:
+        """Where this rank computes; lmms-eval gathers counts there."""
+        return self.system.model.device
+
+    def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
+        """Answer requests; each video is watched once for all that are about it."""
+        asked = [self.request(order, one.args) for order, one in enumerate(requests)]
+        firsts: dict[tuple[object, ...], int] = {}
+        for one in asked:
+            firsts.setdefault(one.shown, one.order)
+        asked.sort(key=lambda one: (firsts[one.shown], one.order))
+        answers: list[GenerationResult | None] = [None] * len(asked)
+        with tqdm(total=len(asked), disable=self.rank != 0, desc="longtake") as bar:
+            for _, group in groupby(asked, key=lambda one: one.shown):
+                for request, answer in self.answers(list(group)):
+                    answers[request.order] = answer
+                    self.cache_hook.add_partial(
+                        "generate_until", (request.context, request.settings), answer.text
+                    )
+                    bar.update(1)
+        return [answer for answer in answers if answer is not None]
+
+    def answers(self, group: Sequence[Request]) -> list[tuple[Request, GenerationResult]]:
+        """Watch once and ask each of a group of requests about the same."""
+        first = group[0]
+        system, memory = self.system, None
+        if first.system_prompt:
+            words = QWEN_1_5.system.replace("You are a helpful assistant.", first.system_prompt)
+            system = replace(system, template=replace(system.template, system=words))
+        if first.sources:
+            memory = system.watch(
+                *first.sources, max_frames=self.frames, start=first.start, end=first.end
+            )
+        return [(one, self.answer(system, memory, one)) for one in group]
+
+    def answer(self, system: System, memory: Memory | None, request: Request) -> GenerationResult:
+        """Ask one."""
+        options = options_of(system, request.settings)
+        answer = system.ask(memory, request.question, options, request.history)
+        counts = TokenCounts(input_tokens=answer.stats.prompt_tokens, output_tokens=len(answer.ids))
+        return GenerationResult(text=answer.text, token_counts=counts)
+
+    def request(self, order: int, args: Sequence[Any]) -> Request:
+        """A request of lmms-eval: (context, messages of a document, settings, its place)."""
+        context, messages_of, settings, doc, task, split = args
+        told = ChatMessages(messages=messages_of(self.task_dict[task][split][doc]))
+        roles = [
+            (one.role, "".join(p.text for p in one.content if p.type == "text"))
+            for one in told.messages
+        ]
+        prompts = [text for role, text in roles if role == "system"]
+        turns = [(role, text) for role, text in roles if role != "system"]
+        if not turns or turns[-1][0] != "user" or len(turns) % 2 == 0:
+            raise PromptError(f"{task}, document {doc}: expected turns of user and assistant")
+        parts = [part for one in told.messages for part in one.content if part.type != "text"]
+        times = {(getattr(p, "start_time", None), getattr(p, "end_time", None)) for p in parts}
+        if len(times) > 1 or any(part.type == "audio" for part in parts):
+            raise PromptError(
+                f"{task}, document {doc}: sound, or several videos with parts of their own, "
+                "cannot be watched"
+            )
+        start, end = times.pop() if times else (None, None)
+        texts = [text for _, text in turns]
+        return Request(
+            order=order,
+            context=context,
+            settings=dict(settings),
+            system_prompt="\n".join(prompts),
+            sources=tuple(source_of(part.url) for part in parts),
+            start=start,
+            end=end,
+            history=tuple(zip(texts[0:-1:2], texts[1:-1:2], strict=True)),
+            question=texts[-1],
+        )
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """Refuse: answers are written here, not weighed."""
+        raise OptionError("longtake writes answers; choose a task of kind generate_until")
+
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
+        """Refuse."""
+        raise OptionError("longtake takes no tasks in rounds yet; choose one of generate_until")
+
+
+def device_of_rank(device: str | None, local_rank: int) -> str:
+    """The device a rank computes on: the one named, else a GPU of its own, else the CPU."""
+    named = device or "auto"
+    if named in ("auto", "cuda") and torch.cuda.is_available():
+        return f"cuda:{local_rank % torch.cuda.device_count()}"
+    return named
+
+
+def source_of(url: Any) -> Source:
+    """A path, an address or a PIL image."""
+    if isinstance(url, str):
+        return url.removeprefix("file://")
+    source: Source = url
+    return source
+
+
+def worded(value: Any) -> Any:
+    """An option as the command line has it: lists, as in ratio=2+4+8, with commas."""
+    return value.replace("+", ",") if isinstance(value, str) else value
+
+
+def options_of(system: System, settings: Mapping[str, Any]) -> Options:
+    """A task's generation settings as options. Raises OptionError for what cannot be honoured."""
+    given = {name: value for name, value in settings.items() if value is not None}
+    if given.get("num_beams", 1) != 1:
+        raise OptionError(f"num_beams is {given['num_beams']}; longtake has one beam")
+    sampled = given.get("do_sample", bool(given.get("temperature", 0)))
+    until = given.pop("until", ())
+    kept = {name: value for name, value in given.items() if name not in IGNORED}
+    kept["temperature"] = float(kept.get("temperature", 1.0)) if sampled else 0.0
+    if not sampled:
+        kept.pop("top_p", None)
+        kept.pop("top_k", None)
+    if "max_gen_toks" in kept:
+        kept["max_new_tokens"] = kept.pop("max_gen_toks")
+    stop = tuple(one for one in ([until] if isinstance(until, str) else until) if one)
+    return system.options(**kept, stop=stop, evidence=False)

@@ -1,0 +1,81 @@
+"""Which questions are asked, and which videos are watched for them: each once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from longtake.errors import AnnotationError
+from longtake.evaluate.tasks import Example, Task
+from longtake.evaluate.videos import Library
+
+
+@dataclass(frozen=True, kw_only=True)
+class Showing:
+    """A video, or a part of one, and all that is asked about it."""
+
+    video: Path
+    """A file, or a folder of frames."""
+    start: float | None
+    end: float | None
+    examples: tuple[Example, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run will do."""
+
+    showings: tuple[Showing, ...]
+    """In the order in which the annotations first name them."""
+    missing: tuple[Example, ...]
+    """Questions whose video is not there; nobody is asked these."""
+
+    @property
+    def questions(self) -> int:
+        """How many will be asked."""
+        return sum(len(showing.examples) for showing in self.showings)
+
+    @property
+    def missing_videos(self) -> tuple[str, ...]:
+        """Names of the videos that are not there, each once, in order."""
+        return tuple(dict.fromkeys(example.video for example in self.missing))
+
+
+def planned(task: Task, library: Library, limit: int | None) -> Plan:
+    """Questions of `task` by video; `limit`: only the first so many whose videos are there.
+
+    A question that is asked in several orders of its options counts once. Raises AnnotationError if
+    no video is there at all.
+    """
+    examples = [task.example(index) for index in range(len(task))]
+    wanted = dict.fromkeys((one.video, one.places) for one in examples)
+    found = {(video, places): library.find(video, places) for video, places in wanted}
+    there, missing = [], []
+    for one in examples:
+        path = found[one.video, one.places]
+        if path is None:
+            missing.append(one)
+        else:
+            there.append((one, path))
+    if not there:
+        raise AnnotationError(
+            f"{library.folder} holds none of the {len(found)} videos of {task.title}, such as "
+            f"{examples[0].video}; give the folder they lie in"
+        )
+    units = list(dict.fromkeys(one.unit for one, _ in there))[:limit]
+    kept = set(units)
+    return Plan(
+        showings=_showings([pair for pair in there if pair[0].unit in kept]),
+        missing=tuple(missing),
+    )
+
+
+def _showings(asked: Sequence[tuple[Example, Path]]) -> tuple[Showing, ...]:
+    groups: dict[tuple[Path, float | None, float | None], list[Example]] = {}
+    for example, path in asked:
+        groups.setdefault((path, example.start, example.end), []).append(example)
+    return tuple(
+        Showing(video=path, start=start, end=end, examples=tuple(examples))
+        for (path, start, end), examples in groups.items()
+    )

@@ -1,0 +1,117 @@
+"""Subtitles of Video-MME (.srt) and LongVideoBench (.json), and which of them are shown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from longtake.errors import AnnotationError
+from longtake.evaluate.annotations import Row, parsed
+
+TAGGED = re.compile(r'<font color="white" size=".72c">(.*?)</font>')
+"""How the words stand in the published files."""
+TAG = re.compile(r"<[^>]*>")
+TIMES = re.compile(r"(\d+:\d+:\d+[,.]?\d*)\s*-->\s*(\d+:\d+:\d+[,.]?\d*)")
+SHORTEST = 1.0
+"""Seconds; a shorter subtitle of LongVideoBench counts as shown so long, around its middle."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cue:
+    """One subtitle."""
+
+    start: float
+    """Seconds in the video."""
+    end: float
+    text: str
+
+
+def read_cues(file: Path, duration: float = 0.0, offset: float = 0.0) -> tuple[Cue, ...]:
+    """The subtitles of a file, in its order.
+
+    `duration`: when a subtitle ends that has no end; `offset`: where the video begins in their
+    time; both in seconds. Raises AnnotationError.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig", errors="replace")
+    except OSError as error:
+        raise AnnotationError(f"{file} cannot be read ({error.strerror})") from error
+    if file.suffix == ".json":
+        return _json_cues(file, text, duration, offset)
+    return _srt_cues(text)
+
+
+def _srt_cues(text: str) -> tuple[Cue, ...]:
+    cues = []
+    for block in re.split(r"\r?\n[ \t]*\r?\n", text):
+        times = TIMES.search(block)
+        if times is None:
+            continue
+        lines = block[times.end() :].strip().splitlines()
+        tagged = [found for line in lines for found in TAGGED.findall(line)[:1]]
+        words = tagged or [TAG.sub("", line).strip() for line in lines]
+        cues.append(Cue(start=clock(times[1]), end=clock(times[2]), text=" ".join(words).strip()))
+    return tuple(cue for cue in cues if cue.text)
+
+
+def _json_cues(file: Path, text: str, duration: float, offset: float) -> tuple[Cue, ...]:
+    entries = parsed(text, file.name)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise AnnotationError(f"{file.name} holds no list of subtitles; is it the right file?")
+    cues = []
+    for number, entry in enumerate(entries, 1):
+        row = Row(values=entry, file=file.stem, where=f"{file.name}: subtitle {number}")
+        if row.has("timestamp"):
+            times = entry["timestamp"]
+            if not isinstance(times, list) or len(times) != 2:
+                raise row.wrong("'timestamp' must hold a start and an end")
+            # the last may have no end
+            end = times[1] if isinstance(times[1], float) else duration
+            start, words = row.numbers("timestamp", 2)[0] if end == times[1] else times[0], "text"
+        else:
+            start, end, words = clock(row.text("start")), clock(row.text("end")), "line"
+        told = str(entry.get(words) or "")
+        cues.append(Cue(start=float(start) - offset, end=float(end) - offset, text=told))
+    return tuple(cues)
+
+
+def clock(time: str) -> float:
+    """Seconds of hours:minutes:seconds, a comma or a dot before the fraction."""
+    hours, minutes, seconds = time.replace(",", ".").split(":")
+    return int(hours) * 3600 + int(minutes) * 60 + float(seconds or 0)
+
+
+def shown_at(cues: Sequence[Cue], seconds: Sequence[float]) -> str:
+    """Text of the subtitles that are on screen at any of these times, each once."""
+    seen = [cue for cue in cues if any(cue.start <= time < cue.end for time in seconds)]
+    return "\n".join(cue.text for cue in seen)
+
+
+def all_of(cues: Sequence[Cue]) -> str:
+    """Text of all."""
+    return "\n".join(cue.text for cue in cues)
+
+
+def interleaved(cues: Sequence[Cue], seconds: Sequence[float]) -> str:
+    """Text of the subtitles around any of these times, by LongVideoBench's rule.
+
+    The frames themselves stand before them, so that a video is watched once for all its questions.
+    """
+    lines = []
+    for cue in cues:
+        start, end = cue.start, cue.end
+        if end - start < SHORTEST:
+            middle = (start + end) / 2
+            start, end = middle - SHORTEST / 2, middle + SHORTEST / 2
+        if any(start < time < end for time in seconds):
+            lines.append(cue.text)
+    return "\n".join(lines)
+
+
+def even_times(duration: float, frames: int) -> list[float]:
+    """Times LongVideoBench's rule gives to frames: each second, or `frames` over the duration."""
+    if duration > frames:
+        return [duration / frames * place for place in range(frames)]
+    return [float(second) for second in range(int(duration))]

@@ -1,0 +1,131 @@
+"""A plan as people read it, 80 columns wide."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING
+
+from longtake.terminal import clock, size, table, work
+
+if TYPE_CHECKING:  # they bring torch
+    from longtake.planning import Plan, Setting
+
+WIDTH = 80
+MARKS = {"yes": "yes", "tight": "tight", "no": "no"}
+
+
+def plan_text(plan: Plan) -> str:
+    """What it is about, the stages, other numbers of frames, other settings, what is advised."""
+    parts = (head_text(plan), stages_text(plan), ladder_text(plan), methods_text(plan))
+    return "\n\n".join((*parts, advice_text(plan)))
+
+
+def head_text(plan: Plan) -> str:
+    """The video, the model, the device."""
+    video = plan.video
+    rate = f"{video.fps:.3f}".rstrip("0").rstrip(".")
+    shown = f"{clock(video.duration)}, {video.frames:,} frames at {rate} per second"
+    window = f", trained to read {plan.window:,} tokens" if plan.window else ""
+    if plan.estimated:
+        speed = "an estimate from published figures"
+    else:
+        speed = f"speeds measured here in {plan.calibration_seconds:.1f} s"
+    rows = [
+        ("video", f"{video.name}: {shown}"),
+        ("", f"{video.width} x {video.height}, {video.codec}"),
+        ("model", f"{plan.model} ({plan.system}){window}"),
+        ("weights", f"{size(plan.weight_bytes)} in {plan.dtype}"),
+        ("device", f"{plan.device}, {size(plan.memory_bytes)} to use; {speed}"),
+    ]
+    if not plan.counted:
+        rows.append(("note", "no tokenizer here: tokens of text are counted about"))
+    return table(rows, "<<")
+
+
+def stages_text(plan: Plan) -> str:
+    """The stages of the model's own setting, or the one that was asked for."""
+    own = plan.own
+    rows: list[tuple[str, ...]] = [("stage", "leaves", "compute", "bytes", "time")]
+    for stage in own.stages:
+        unit = "frames" if stage.name in ("decode", "resize") else "tokens"
+        count = f"{stage.tokens:,} {unit if stage.tokens != 1 else unit[:-1]}"
+        flops, held = work(stage.flops) if stage.flops else "", size(stage.bytes)
+        rows.append((stage.name, count, flops, held if stage.bytes else "", took(stage.seconds)))
+    rows.insert(6, ("watched", "", work(own.flops), "", took(own.watch_seconds)))
+    needs = own.needs
+    sums = (
+        f"memory {size(needs.memory)}; at its widest {size(own.peak_bytes)}: weights "
+        f"{size(plan.weight_bytes)}, keys and values {size(needs.cache)}, the rest to work in"
+    )
+    title = f"{own.frames:,} frames{_also(own)}: {_verdict(own)}"
+    return f"{title}\n\n{table(rows, '<>>>>')}\n\n{textwrap.fill(sums, WIDTH)}"
+
+
+HEADS = ("frames", "tokens", "memory", "at most", "watch", "answer", "fits")
+
+
+def ladder_text(plan: Plan) -> str:
+    """Other numbers of frames."""
+    rows = [HEADS, *(_row(setting) for setting in plan.ladder)]
+    return table(rows, ">>>>>><")
+
+
+def methods_text(plan: Plan) -> str:
+    """Published settings of the system, each with the most frames that fit."""
+    rows: list[tuple[str, ...]] = [("option", *HEADS)]
+    rows += [(_flags(setting), *_row(setting)) for setting in plan.methods]
+    return "with the most frames that fit:\n\n" + table(rows, "<>>>>>><")
+
+
+def advice_text(plan: Plan) -> str:
+    """The setting to take."""
+    best = plan.best
+    if best.fits == "no":
+        return textwrap.fill(
+            f"nothing fits: one frame needs {size(best.peak_bytes)} with the weights, there are "
+            f"{size(plan.memory_bytes)}",
+            WIDTH,
+        )
+    what = f"most: --max-frames {best.max_frames} ({best.frames:,} frames)"
+    return textwrap.fill(
+        f"{what}, {best.length:,} tokens, {size(best.peak_bytes)}, watched in "
+        f"{took(best.watch_seconds)}; {plan.reason}",
+        WIDTH,
+    )
+
+
+def took(seconds: float) -> str:
+    """A duration: 3 ms, 1.2 s, 4 min, 1.5 h."""
+    if seconds < 0.9995:
+        return f"{1000 * seconds:.0f} ms" if seconds >= 0.001 else "under 1 ms"
+    for limit, unit, each in ((99.5, "s", 1), (5970, "min", 60), (float("inf"), "h", 3600)):
+        if seconds < limit:
+            count = seconds / each
+            return f"{count:.1f} {unit}" if count < 9.95 else f"{count:.0f} {unit}"
+    raise AssertionError
+
+
+def _row(setting: Setting) -> tuple[str, ...]:
+    return (
+        f"{setting.frames:,}",
+        f"{setting.length:,}",
+        size(setting.needs.memory),
+        size(setting.peak_bytes),
+        took(setting.watch_seconds),
+        took(setting.question_seconds),
+        _verdict(setting),
+    )
+
+
+def _verdict(setting: Setting) -> str:
+    beyond = "" if setting.in_window else ", beyond"
+    return f"{setting.fits}{beyond}"
+
+
+def _flags(setting: Setting) -> str:
+    return " ".join(f"--{name} {value}" for name, value in setting.options.items())
+
+
+def _also(setting: Setting) -> str:
+    flags = _flags(setting)
+    return f" with {flags}" if flags else ""

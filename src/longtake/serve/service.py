@@ -1,0 +1,180 @@
+"""Everything behind the routes, in one place: who waits, what is kept, the engine thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from longtake.errors import StoreError
+from longtake.serve.conversation import Sight, Talk, checked
+from longtake.serve.engine import Done, Engine, Failed, Text
+from longtake.serve.faults import Refusal, refusal
+from longtake.serve.guard import Keys
+from longtake.serve.inbox import Inbox
+from longtake.serve.limits import Limits
+from longtake.serve.media import OWN, Media
+from longtake.serve.memories import Memories
+from longtake.serve.metrics import Metrics
+from longtake.serve.queue import Line, Question
+from longtake.serve.stills import Stills
+from longtake.serve.videos import Film, Job, Videos
+
+LOG = logging.getLogger("longtake.serve")
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What clients may know of the model."""
+
+    model: str
+    system: str
+    frames: int
+    """Frames sampled of a video unless a client says otherwise."""
+    created: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """The parts of a server, made once; routes ask it, on the event loop."""
+
+    about: About
+    limits: Limits
+    keys: Keys
+    metrics: Metrics
+    line: Line
+    videos: Videos
+    inbox: Inbox
+    media: Media
+    memories: Memories
+    stills: Stills
+    engine: Engine
+
+    async def start(self) -> None:
+        """Look at the library, drop files that nothing in it is of, begin to work."""
+        await self.refresh()
+        self.inbox.sweep(self.videos.uses)
+        self.engine.start()
+
+    def closing(self) -> None:
+        """Take no more questions and videos; what is being watched is left."""
+        self.line.close()
+        self.videos.leave_all()
+
+    async def stop(self, seconds: float) -> None:
+        """Finish what is under way, end the engine thread."""
+        await asyncio.to_thread(self.engine.stop, seconds)
+        self.memories.close()
+        self.stills.close()
+
+    async def refresh(self) -> None:
+        """Look at the library. Raises Refusal."""
+        try:
+            await asyncio.to_thread(self.videos.refresh)
+        except StoreError as error:
+            raise refusal(error) from error
+
+    def path_of(self, job: Job) -> Path | None:
+        """The file of a video, if it came in here or lies in a folder that clients may name."""
+        path = Path(job.films[0].path)
+        return path if job.alone and self.media.may_show(path) else None
+
+    async def films(self, urls: Sequence[str], sight: Sight) -> tuple[tuple[Film, ...], Sight]:
+        """The films behind addresses, and how to watch them. Raises Refusal."""
+        if len(urls) == 1 and urls[0].startswith(OWN):
+            job = self.videos.get(urls[0].removeprefix(OWN))
+            own = Sight(max_frames=job.max_frames, start=job.start, end=job.end)
+            return job.films, own if sight == Sight() else sight
+        return tuple([await self.media.film(url) for url in urls]), sight
+
+    def watched(self, films: tuple[Film, ...], sight: Sight, *, kept: bool) -> Job:
+        """The job of films, in the line if it is new. Raises Refusal.
+
+        `kept`: it is watched though nobody should wait for it.
+        """
+        checked(sight, self.limits)
+        for film in films:
+            if not film.still and sight.start is not None and sight.start >= film.seconds:
+                told = f"{film.name} lasts {film.seconds:.1f} s, less than start"
+                raise Refusal(400, "invalid_value", told, param="start")
+        job, new = self.videos.want(films, sight)
+        if job.max_frames is not None and job.max_frames > self.limits.frames:
+            self.drop(job)
+            told = f"that would be {job.max_frames} frames, at most {self.limits.frames} are taken"
+            raise Refusal(400, "too_many_frames", told, param="fps")
+        if kept:
+            job.kept = True
+        if new:
+            self._enlist(job)
+        return job
+
+    def _enlist(self, job: Job) -> None:
+        try:
+            self.line.enlist(job.id)
+        except Refusal:
+            self.drop(job)
+            raise
+
+    async def remove(self, job: Job) -> None:
+        """Forget a video, and its memory. Raises Refusal if another process asks it now."""
+        try:
+            await asyncio.to_thread(self.memories.forget, job.id)
+        except StoreError as error:
+            raise Refusal(409, "video_in_use", str(error)) from error
+        self.drop(job)
+
+    def drop(self, job: Job) -> None:
+        """Forget a job, and its files unless another video is of the same."""
+        self.line.drop_video(job.id)
+        self.videos.drop(job)
+        for film in job.films:
+            self.media.forget(film, self.videos.uses(film.digest))
+
+    @asynccontextmanager
+    async def waiting(self, job: Job) -> AsyncIterator[asyncio.Event]:
+        """An event that is set once a job is ready or failed; leaving may end an unwanted job."""
+        settled, loop = asyncio.Event(), asyncio.get_running_loop()
+        self.videos.wait_for(job, 1)
+        try:
+            if job.state in ("ready", "failed"):
+                settled.set()
+
+            def tell() -> None:
+                loop.call_soon_threadsafe(settled.set)
+
+            self.videos.listen(job, tell)
+            yield settled
+        finally:
+            if self.videos.wait_for(job, -1):
+                self.drop(job)  # if it is being watched, the engine thread leaves off
+
+    @asynccontextmanager
+    async def asking(
+        self, job: Job, talk: Talk, *, stream: bool
+    ) -> AsyncIterator[asyncio.Queue[Text | Done | Failed]]:
+        """What becomes of a question about a job that is ready; leaving gives it up.
+
+        `stream`: pieces of text are told as they are written. Raises Refusal.
+        """
+        loop = asyncio.get_running_loop()
+        heard: asyncio.Queue[Text | Done | Failed] = asyncio.Queue()
+
+        def tell(told: Text | Done | Failed) -> None:
+            loop.call_soon_threadsafe(heard.put_nowait, told)
+
+        question = Question(
+            video=job.id,
+            text=talk.question,
+            history=talk.history,
+            options=talk.options,
+            tell=tell,
+            stream=stream,
+        )
+        self.line.join(question)
+        try:
+            yield heard
+        finally:
+            question.left.set()
