@@ -23,7 +23,7 @@ from longtake.lanes import Together
 from longtake.many import Batch
 from longtake.parts.cache import GrowingCache
 from longtake.parts.dropping import Schedule
-from longtake.parts.shared import ROOM
+from longtake.parts.suffixes import ROOM
 from longtake.system import System
 from longtake.types import Answer, Frames, Memory, Options
 from longtake.video.cards import Card, draw_card

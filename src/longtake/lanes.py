@@ -19,7 +19,8 @@ from longtake.engine import Observer, block_size, prefill, require_bytes
 from longtake.errors import LongtakeError, PromptError
 from longtake.parts.cache import GrowingCache, kv_bytes_per_token
 from longtake.parts.chat import Turn
-from longtake.parts.shared import Due, Packing, Part, SharedStep, Suffixes, Watched
+from longtake.parts.shared import Due, SharedStep, Watched
+from longtake.parts.suffixes import Packing, Part, Suffixes
 from longtake.parts.writing import Pen
 from longtake.types import Answer, Memory, Options
 

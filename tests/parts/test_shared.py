@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from longtake.parts import shared
 from longtake.parts.attention import attend_masked, attend_part, attend_part_in_blocks, fold
-from longtake.parts.shared import Due, Packing, Part, SharedStep, Suffixes, Watched
+from longtake.parts.shared import Due, SharedStep, Watched
+from longtake.parts.suffixes import Packing, Part, Suffixes
 
 HEADS, GROUPS, WIDTH, PAST = 6, 2, 8, 37
 
@@ -84,8 +86,13 @@ class Rows:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("at_once", [0, 1 << 22])
 @pytest.mark.parametrize("only_last", [False, True])
-def test_questions_words_and_both_at_once(only_last: bool) -> None:
+def test_questions_words_and_both_at_once(
+    only_last: bool, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "AT_ONCE", at_once)
+    monkeypatch.setattr(shared, "OBSERVED_KEYS", 10)
     rows = Rows(4)
     for counts in ([5, 1, 17, 6], [1, 1, 1, 1], [0, 1, 0, 1], [1, 9, 1, 2], [1, 1, 1, 1]):
         rows.step(counts, only_last=only_last)
