@@ -18,7 +18,7 @@ from longtake.errors import CapacityError, OptionError, StoreError
 from longtake.evaluate import needle_run
 from longtake.evaluate.multihop import Chains, drawn_chains
 from longtake.evaluate.needle_data import Needle, drawn_needles
-from longtake.evaluate.needle_memory import Bench, common_rows, fill, forced
+from longtake.evaluate.needle_memory import Bench, common_rows, fill, forced, likeliest
 from longtake.evaluate.needle_plan import Films, open_films, plan_of
 from longtake.evaluate.needle_rules import CLEAN, LONGVA, VIDEO_XL, VIDEOCHAT_FLASH, depths_of
 from longtake.evaluate.needle_run import Cell, Trial, prepared, run
@@ -285,6 +285,21 @@ def test_forced_is_what_the_model_would_write(tmp_path: Path) -> None:
     assert not right
     assert found[0] == ids[0]
     assert memory.cache.get_seq_length() == memory.length
+
+
+def test_published_rules_let_the_heads_untrained_rows_win() -> None:
+    """The originals' scripts do not cut the head to the tokenizer; "clean" does, as answers do."""
+    system = tiny("longva")
+    head_VD = system.model.lm_head.weight
+    untrained = system.model.usable_vocab + 3
+    assert untrained < len(head_VD)
+    features_D = 100 * head_VD[untrained].detach()
+    first = [
+        likeliest(Bench(system=system, rule=rule), system.new_cache(), features_D, [5])[0]
+        for rule in (LONGVA, VIDEOCHAT_FLASH, CLEAN, VIDEO_XL)
+    ]
+    assert first[:2] == [untrained] * 2
+    assert max(first[2:]) < system.model.usable_vocab
 
 
 @pytest.mark.parametrize(
