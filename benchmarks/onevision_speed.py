@@ -79,7 +79,8 @@ def main() -> None:
     if not (options.folder / "checkpoint" / "config.json").exists():
         write_checkpoint(options.folder / "checkpoint", TOWER, TEXT)
     arms = arms_of(options.frames)
-    runs = [run for run in all_runs(arms, options.pairs, options.folder) if run.arm in arms]
+    all_runs(list(arms[:2]), options.pairs, options.folder)
+    runs = [run for run in all_runs(list(arms[2:]), 1, options.folder) if run.arm in arms]
     exact = [run for run in runs if run.arm.dtype == "float32"]
     if len({tuple(run.ids) for run in exact}) > 1:
         sys.exit("ids differ: " + "; ".join(f"{run.arm.name} {run.ids}" for run in exact))

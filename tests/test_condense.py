@@ -21,16 +21,15 @@ from longtake.condense import Condense, Seen, condense, interval_plan
 from longtake.engine import prefill
 from longtake.errors import CapacityError, CheckpointError, OptionError, PromptError, StoreError
 from longtake.inspect import inspect_model
-from longtake.layers_file import part_of
 from longtake.mixing import Turn, mix, stretches
 from longtake.parts.cache import GrowingCache, kv_bytes_per_token
 from longtake.parts.intervals import Intervals
 from longtake.parts.windows import Ratios
-from longtake.sealed import SUMS, Sealed, write_sealed
 from longtake.store import load_memory, save_memory
 from longtake.systems.video_xl import VideoXL
 from longtake.types import Frames, Memory, VisualTokens
 from tests.remembering import remembering
+from tests.resealed import reseal
 from tests.tiny import noise
 
 CHECKPOINT = Path(__file__).parent / "parity" / "golden" / "video_xl" / "checkpoint"
@@ -482,15 +481,6 @@ def test_what_is_no_memory_is_told_in_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
     with pytest.raises(StoreError, match="is no folder"):
         save_memory(load_memory(good), tmp_path / "nowhere" / "x")
-
-
-def reseal(path: Path, target: Path, tensors: dict[str, torch.Tensor], **changes: object) -> None:
-    """Write a memory's file anew with other tensors or another header, its checksums right."""
-    header = Sealed(path).header
-    header["memory"] |= changes
-    parts = {name: part_of(tensor) for name, tensor in tensors.items() if name != SUMS}
-    with target.open("wb") as file:
-        write_sealed(file.fileno(), header, parts)
 
 
 def test_a_failed_write_leaves_the_old_file(

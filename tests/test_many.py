@@ -454,7 +454,7 @@ def test_suffixes_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -
     system, memory = watched("longva")
     before = state(memory)
     monkeypatch.setattr(
-        engine.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 60 * 1024})
+        "psutil.virtual_memory", lambda: type("Memory", (), {"available": 60 * 1024})
     )
     with pytest.raises(CapacityError, match=r"5 questions of up to .* tokens need"):
         system.ask_many(memory, QUESTIONS)

@@ -263,18 +263,19 @@ def test_what_cannot_fit_is_refused_before_anything_is_decoded(
 
 
 def test_the_refusal_names_what_would_fit(clip: Path, tmp_path: Path) -> None:
-    made = bare(sized(tmp_path / "model", "llava_onevision", WIDE, {}))
-    roomy = weighed(made, clip)
-    fitting = replace(roomy, free=round(0.8 * roomy.needs(40).peak))
+    deep = WIDE | {"num_hidden_layers": 40}  # keys and values are most of it
+    made = bare(sized(tmp_path / "model", "llava_onevision", deep, {}))
+    roomy, many = weighed(made, clip), 40
+    fitting = replace(roomy, free=round(0.8 * roomy.needs(many).peak))
     with pytest.raises(CapacityError) as told:
-        fitting.require(40, made.lighter)
+        fitting.require(many, made.lighter)
     match = re.search(r"max_frames=(\d+) or pool='(\w+)' would fit", str(told.value))
     assert match is not None, told.value
     fewer, pooled = int(match[1]), replace(fitting, made=made.variant(pool=match[2]))
     assert (
         fitting.verdict(fitting.needs(fewer)) == "yes" != fitting.verdict(fitting.needs(fewer + 1))
     )
-    assert pooled.verdict(pooled.needs(40)) == "yes"
+    assert pooled.verdict(pooled.needs(many)) == "yes"
     for num in (fewer, 1):
         fitting.require(num, made.lighter)
 

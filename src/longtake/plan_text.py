@@ -11,6 +11,8 @@ if TYPE_CHECKING:  # they bring torch
     from longtake.planning import Plan, Setting
 
 WIDTH = 80
+HEAD_ROOM = WIDTH - len("weights") - 2
+"""Beside the words that the head's lines begin with."""
 MARKS = {"yes": "yes", "tight": "tight", "no": "no"}
 
 
@@ -26,20 +28,26 @@ def head_text(plan: Plan) -> str:
     rate = f"{video.fps:.3f}".rstrip("0").rstrip(".")
     shown = f"{clock(video.duration)}, {video.frames:,} frames at {rate} per second"
     window = f", trained to read {plan.window:,} tokens" if plan.window else ""
+    about = f" ({plan.system}){window}"
     if plan.estimated:
         speed = "an estimate from published figures"
     else:
         speed = f"speeds measured here in {plan.calibration_seconds:.1f} s"
     rows = [
-        ("video", f"{video.name}: {shown}"),
+        ("video", f"{_end(video.name, HEAD_ROOM - len(shown) - 2)}: {shown}"),
         ("", f"{video.width} x {video.height}, {video.codec}"),
-        ("model", f"{plan.model} ({plan.system}){window}"),
+        ("model", f"{_end(plan.model, HEAD_ROOM - len(about))}{about}"),
         ("weights", f"{size(plan.weight_bytes)} in {plan.dtype}"),
         ("device", f"{plan.device}, {size(plan.memory_bytes)} to use; {speed}"),
     ]
     if not plan.counted:
         rows.append(("note", "no tokenizer here: tokens of text are counted about"))
     return table(rows, "<<")
+
+
+def _end(name: str, room: int) -> str:
+    """A long name's end, which tells more of a path than its start."""
+    return name if len(name) <= room else f"...{name[-max(room - 3, 8) :]}"
 
 
 def stages_text(plan: Plan) -> str:
