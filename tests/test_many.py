@@ -154,6 +154,9 @@ def same(ours: Answer, alone: Answer) -> None:
     # attention is summed in another order
     weights = [span.weight for span in alone.evidence]
     assert [span.weight for span in ours.evidence] == pytest.approx(weights, abs=1e-5)
+    for mine, theirs in zip(ours.timeline, alone.timeline, strict=True):
+        assert (mine.seconds, mine.end, mine.visual) == (theirs.seconds, theirs.end, theirs.visual)
+        assert mine.weights == pytest.approx(theirs.weights, abs=1e-5)
     assert ours.stats.prompt_tokens == alone.stats.prompt_tokens
     assert ours.stats.warnings == alone.stats.warnings
 
