@@ -100,15 +100,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    about = f"{platform.machine()} CPU, 1 thread, torch {torch.__version__}; CPU time per layer of "
+    about += f"a token in ms, medians of {args.turns} alternating turns, beside other load."
     lines = [
         "# Evidence: what it costs while an answer is written",
         "",
         f"`python benchmarks/evidence_cost.py --turns {args.turns}`",
         "",
-        (
-            f"{platform.machine()} CPU, 1 thread, torch {torch.__version__}; CPU time per layer of a "
-            f"token in ms, medians of {args.turns} alternating turns."
-        ),
+        about,
         "",
         "| layer of | frames | keys | without | with | more |",
         "|---|---|---|---|---|---|",

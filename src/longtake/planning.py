@@ -129,26 +129,7 @@ def plan(
         footage = part_of(whole, start, end)
         film = film_rates(opened, made.processor)
         planner = Planner(made=made, video=opened, footage=footage, film=film, where=where)
-        best = planner.choice()
-        chosen = best.frames if max_frames == "auto" else fixed or made.frames
-        return Plan(
-            video=inspect_video(video),
-            model=str(model),
-            system=made.name,
-            device=where.name,
-            estimated=where.gpu is not None,
-            dtype=str(made.model.dtype).removeprefix("torch."),
-            weight_bytes=planner.weights,
-            memory_bytes=where.memory,
-            window=made.window,
-            counted=not isinstance(made.tokenizer, Wordless),
-            calibration_seconds=planner.rates.seconds,
-            own=planner.setting(chosen),
-            ladder=tuple(map(planner.setting, planner.ladder())),
-            methods=tuple(planner.methods()),
-            best=planner.setting(best.frames),
-            reason=best.reason,
-        )
+        return planner.plan(video, str(model), fixed, auto=max_frames == "auto")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +150,28 @@ class Planner:
             return published_rates(self.where.gpu)
         eye, decoder = made.eye(self.place), cast(Decoder, made.model.decoder).config
         return rates_here(eye, made.model.tower, decoder, self.place, device)
+
+    def plan(self, video: str, model: str, frames: int | None, *, auto: bool) -> Plan:
+        """All of it; `frames` the caller wants, `auto`: as many as fit."""
+        made, where, best = self.made, self.where, self.choice()
+        return Plan(
+            video=inspect_video(video),
+            model=model,
+            system=made.name,
+            device=where.name,
+            estimated=where.gpu is not None,
+            dtype=str(made.model.dtype).removeprefix("torch."),
+            weight_bytes=self.weights,
+            memory_bytes=where.memory,
+            window=made.window,
+            counted=not isinstance(made.tokenizer, Wordless),
+            calibration_seconds=self.rates.seconds,
+            own=self.setting(best.frames if auto else frames or made.frames),
+            ladder=tuple(map(self.setting, self.ladder())),
+            methods=tuple(self.methods()),
+            best=self.setting(best.frames),
+            reason=best.reason,
+        )
 
     @property
     def place(self) -> Place:
