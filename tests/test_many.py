@@ -456,9 +456,8 @@ def test_no_question_copies_the_memory() -> None:
 def test_suffixes_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     system, memory = watched("longva")
     before = state(memory)
-    monkeypatch.setattr(
-        engine.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 60 * 1024})
-    )
+    few = type("Memory", (), {"available": 60 * 1024})
+    monkeypatch.setattr("psutil.virtual_memory", lambda: few)
     with pytest.raises(CapacityError, match=r"5 questions of up to .* tokens need"):
         system.ask_many(memory, QUESTIONS)
     monkeypatch.undo()
