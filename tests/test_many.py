@@ -154,6 +154,9 @@ def same(ours: Answer, alone: Answer) -> None:
     # attention is summed in another order
     weights = [span.weight for span in alone.evidence]
     assert [span.weight for span in ours.evidence] == pytest.approx(weights, abs=1e-5)
+    for mine, theirs in zip(ours.timeline, alone.timeline, strict=True):
+        assert (mine.seconds, mine.end, mine.visual) == (theirs.seconds, theirs.end, theirs.visual)
+        assert mine.weights == pytest.approx(theirs.weights, abs=1e-5)
     assert ours.stats.prompt_tokens == alone.stats.prompt_tokens
     assert ours.stats.warnings == alone.stats.warnings
 
@@ -453,9 +456,8 @@ def test_no_question_copies_the_memory() -> None:
 def test_suffixes_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     system, memory = watched("longva")
     before = state(memory)
-    monkeypatch.setattr(
-        "psutil.virtual_memory", lambda: type("Memory", (), {"available": 60 * 1024})
-    )
+    few = type("Memory", (), {"available": 60 * 1024})
+    monkeypatch.setattr("psutil.virtual_memory", lambda: few)
     with pytest.raises(CapacityError, match=r"5 questions of up to .* tokens need"):
         system.ask_many(memory, QUESTIONS)
     monkeypatch.undo()
