@@ -1,5 +1,6 @@
 """Plans: tokens and bytes against what watching really makes, what fits, what is refused."""
 
+import itertools
 import json
 import re
 import shutil
@@ -26,7 +27,7 @@ from longtake.video.decode import open_video
 from longtake.video.reader import Reader
 from longtake.video.sample import Footage
 from tests.clips import write_clip, write_gops
-from tests.peak import Case, measured
+from tests.peak import Case, Taken, measured
 from tests.sized import WIDE, bare, filled, rewrite, sized
 from tests.tiny import CHECKPOINT, noise, tiny
 
@@ -162,20 +163,33 @@ def within(predicted: float, found: float, share: float = MARGIN) -> bool:
 
 
 def check_peaks(cases: Sequence[Case], home: Path) -> None:
-    """Measure, and compare with what was foretold; all that are off are shown."""
+    """Measure, and compare with what was foretold; all that are off are shown.
+
+    How far decoding runs ahead depends on who else uses the machine, so what is off is measured
+    again; what was foretold wrongly is off each time.
+    """
     clip = write_clip(home / "long.mp4", 640, rate=1)
     every = [replace(case, clip=str(clip)) for case in cases]
-    off = []
-    for number, (case, taken) in enumerate(zip(every, measured(every), strict=True)):
-        folder = sized(home / f"peak{number}", case.system, case.config, case.tower)
-        made = bare(folder, dtype=case.dtype).variant(**case.options)
-        fitting = weighed(made, clip)
-        showing = replace(fitting.showing(case.frames), answer=2, question=taken.question)
-        needs = made.needs(showing, fitting.place)
-        pairs = ((needs.watching, taken.watching), (needs.asking, taken.asking))
-        if not all(within(*pair) for pair in pairs) or needs.memory != taken.memory:
-            off.append((case, pairs, needs))
+    for turn in range(3):
+        taken = zip(every, measured(every), strict=True)
+        homes = (home / f"peak{turn}-{number}" for number in itertools.count())
+        off = [told for pair in taken if (told := apart_from(*pair, next(homes))) is not None]
+        every = [case for case, _, _ in off]
+        if not every:
+            break
     assert off == []
+
+
+def apart_from(case: Case, taken: Taken, home: Path) -> tuple[Case, object, object] | None:
+    """A case with what was foretold and measured, if these are apart."""
+    made = bare(sized(home, case.system, case.config, case.tower), dtype=case.dtype)
+    made = made.variant(**case.options)
+    fitting = weighed(made, Path(case.clip))
+    showing = replace(fitting.showing(case.frames), answer=2, question=taken.question)
+    needs = made.needs(showing, fitting.place)
+    pairs = ((needs.watching, taken.watching), (needs.asking, taken.asking))
+    fine = all(within(*pair) for pair in pairs) and needs.memory == taken.memory
+    return None if fine else (case, pairs, needs)
 
 
 def test_the_peak_of_a_real_process(tmp_path: Path) -> None:
