@@ -43,9 +43,6 @@ class Arm:
     frames: int
     pool: str = "model"
     """An option of longtake; "model" for the checkpoint's own."""
-    dtype: str = "float32"
-    """In which transformers computes; "auto" is its default, that of the weights. longtake computes
-    in float32 on CPU whatever the weights are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,17 +78,17 @@ def noise(num: int, seed: int = 0) -> Frames:
 
 
 def write_checkpoint(target: Path, tower: Mapping[str, int], text: Mapping[str, int]) -> None:
-    """Random weights (bfloat16, one seed), as transformers writes them, with a tokenizer."""
+    """Random weights (float32, one seed), as transformers writes them, with a tokenizer."""
     fields = json.loads((TINY / "config.json").read_text())
     fields["vision_config"] |= {**tower, "image_size": SIDE}
     fields["text_config"] |= text
     fields["image_grid_pinpoints"] = [[SIDE * rows, SIDE * columns] for rows, columns in GRIDS]
-    fields["dtype"] = fields["torch_dtype"] = "bfloat16"
+    fields["dtype"] = fields["torch_dtype"] = "float32"
     config = LlavaOnevisionConfig(**fields)
     model = LlavaOnevisionForConditionalGeneration(config).eval()
     with torch.no_grad():
         fill(model)
-    model.bfloat16().save_pretrained(target)
+    model.save_pretrained(target)
     for file in TINY.iterdir():
         if file.is_file() and file.suffix != ".safetensors" and not (target / file.name).exists():
             shutil.copyfile(file, target / file.name)
@@ -122,9 +119,7 @@ class Transformers:
 
     def __init__(self, folder: Path, arm: Arm) -> None:
         self.asking = longtake.load(folder, device="meta")
-        self.model = LlavaOnevisionForConditionalGeneration.from_pretrained(
-            folder, dtype=arm.dtype
-        ).eval()
+        self.model = LlavaOnevisionForConditionalGeneration.from_pretrained(folder).eval()
 
     def prompt(self, frames: int) -> list[int]:
         """Text and one video token for each visual token."""
@@ -147,7 +142,7 @@ class Transformers:
     def answer(self, frames: Frames) -> tuple[list[int], int]:
         """Ids written, and visual tokens read."""
         ids = self.prompt(len(frames))
-        pixels_TCHW = ((frames.pixels_TCHW.float() / 255 - 0.5) / 0.5).to(self.model.dtype)
+        pixels_TCHW = (frames.pixels_TCHW.float() / 255 - 0.5) / 0.5
         out_1S = self.model.generate(
             input_ids=torch.tensor([ids]),
             attention_mask=torch.ones(1, len(ids), dtype=torch.long),

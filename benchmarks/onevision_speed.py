@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
-from onevision_arms import HERE, Arm, Run, all_runs, write_checkpoint
+from onevision_arms import ARMS, HERE, Arm, Run, all_runs, write_checkpoint
 from video_xl_speed import machine
 
 TOWER = {
@@ -40,33 +40,15 @@ MEASURES: dict[str, Callable[[Run], float]] = {
 }
 
 
-def arms_of(frames: int) -> tuple[Arm, ...]:
-    """longtake; transformers in float32, which writes the same; and as it loads by default."""
-    return (
-        Arm(name="longtake", frames=frames),
-        Arm(name="transformers", frames=frames),
-        Arm(name="transformers", frames=frames, dtype="auto"),
-    )
-
-
-def table(runs: Sequence[Run], arms: Sequence[Arm]) -> str:
+def table(runs: Sequence[Run]) -> str:
     """Medians, all values in brackets, and how many times longtake's transformers' are."""
-    names = ("longtake", "transformers, float32", "**times**", "transformers, bfloat16", "times")
-    rows = [f"| | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
+    rows = ["| | longtake | transformers | **times** |", "|---" * 4 + "|"]
     for name, value in MEASURES.items():
-        columns = [[value(run) for run in runs if run.arm == arm] for arm in arms]
-        ours, *others = [f"{median(c):,.1f} ({', '.join(f'{v:,.1f}' for v in c)})" for c in columns]
-        cells = [ours]
-        for other, column in zip(others, columns[1:], strict=True):
-            cells += [other, f"{median(column) / median(columns[0]):.2f}"]
-        rows.append(f"| {name} | {' | '.join(cells)} |")
+        columns = [[value(run) for run in runs if run.arm.name == arm] for arm in ARMS]
+        cells = [f"{median(c):,.1f} ({', '.join(f'{v:,.1f}' for v in c)})" for c in columns]
+        times = median(columns[1]) / median(columns[0])
+        rows.append(f"| {name} | {' | '.join(cells)} | {times:.2f} |")
     return "\n".join(rows)
-
-
-def common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many ids two answers begin with alike."""
-    pairs = zip(one, other, strict=True)
-    return next((n for n, (a, b) in enumerate(pairs) if a != b), len(one))
 
 
 def main() -> None:
@@ -78,19 +60,15 @@ def main() -> None:
     options = parser.parse_args()
     if not (options.folder / "checkpoint" / "config.json").exists():
         write_checkpoint(options.folder / "checkpoint", TOWER, TEXT)
-    arms = arms_of(options.frames)
-    all_runs(list(arms[:2]), options.pairs, options.folder)
-    runs = [run for run in all_runs(list(arms[2:]), 1, options.folder) if run.arm in arms]
-    exact = [run for run in runs if run.arm.dtype == "float32"]
-    if len({tuple(run.ids) for run in exact}) > 1:
-        sys.exit("ids differ: " + "; ".join(f"{run.arm.name} {run.ids}" for run in exact))
-    text, first = table(runs, arms), exact[0]
-    alike = min(common(first.ids, run.ids) for run in runs if run not in exact)
+    arms = [Arm(name=name, frames=options.frames) for name in ARMS]
+    runs = [run for run in all_runs(arms, options.pairs, options.folder) if run.arm in arms]
+    if len({tuple(run.ids) for run in runs}) > 1:
+        sys.exit("ids differ: " + "; ".join(f"{run.arm.name} {run.ids}" for run in runs))
+    text, first = table(runs), runs[0]
     said = (
-        f"`{shlex.join(['python', *sys.argv])}` on {machine()}; weights in bfloat16, "
-        f"{options.frames} frames, {first.tokens} visual tokens. Every run in float32 wrote the "
-        f"same 16 ids, {len(set(first.ids))} of them distinct; transformers in bfloat16, which is "
-        f"how it loads such a folder by default, wrote the same first {alike}."
+        f"`{shlex.join(['python', *sys.argv])}` on {machine()}; fp32, {options.frames} frames, "
+        f"{first.tokens} visual tokens. Every run wrote the same 16 ids, "
+        f"{len(set(first.ids))} of them distinct."
     )
     print(text)
     page = f"# LLaVA-OneVision beside transformers' class\n\n{said}\n\n{text}\n"
