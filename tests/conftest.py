@@ -4,6 +4,8 @@ One worker process each, one torch thread per worker.
 """
 
 import os
+import signal
+from collections.abc import Iterator
 
 import psutil
 import pytest
@@ -40,3 +42,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def no_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands find and keep nothing in the user's own library."""
     monkeypatch.setenv("LONGTAKE_LIBRARY", "off")
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Have started processes heed Ctrl-C, even where a shell runs the tests in the background.
+
+    Such a shell makes them ignore it, and what ignores a signal has its children ignore it.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

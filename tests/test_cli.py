@@ -506,6 +506,7 @@ def test_an_empty_question_is_refused_before_any_work(question: str) -> None:
 # -- leaving --------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_while_watching_is_one_line_and_status_130(folder: Path) -> None:
     clip = write_clip(folder / "endless.mkv", 300, size=256)
     screen, terminal = pty.openpty()

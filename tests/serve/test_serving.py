@@ -333,6 +333,7 @@ def test_memories_beyond_the_room_are_read_again(tmp_path: Path, clip: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_command_after_the_answer(
     sent: signal.Signals, tmp_path: Path, clip: Path
