@@ -516,17 +516,23 @@ CONDENSING = (
     "--fine --budget --fine-on --pool --pool-mode --drop --kv --extend "
 )
 OPTIONS = {
+    "watch": "video --name --model -m --system --vision-tower --device --dtype --max-frames "
+    f"--start --end {CONDENSING}"
+    "--library --library-budget --json",
     "ask": "video question --model -m --system --vision-tower --device --dtype --max-frames "
     f"--start --end {CONDENSING}"
     "--max-new-tokens --temperature --top-p --top-k --repetition-penalty --seed --stop "
-    "--stream --no-stream --json --evidence",
+    "--library --library-budget --save --no-save --stream --no-stream --json --evidence",
     "chat": "video --model -m --system --vision-tower --device --dtype --max-frames "
     f"--start --end {CONDENSING}"
     "--max-new-tokens --temperature --top-p --top-k --repetition-penalty --seed --stop "
-    "--stream --no-stream",
+    "--library --library-budget --save --no-save --stream --no-stream",
     "inspect": "target --model -m --system --vision-tower --device --dtype --max-frames "
     f"{CONDENSING}"
     "--timeline --json",
+    "ls": "--library --json",
+    "rm": "names --library --all",
+    "verify": "--library",
     "train": "recipe --set --resume",
 }
 
