@@ -110,9 +110,8 @@ def reply_in_json(
     """Ask all together; print an object for each answer as it ends. The last one."""
     stored = None if found.stored is None else found.stored.name
     about = {"model": found.model, "system": found.system.name, "stored": stored}
-    for row in together(found.system, found.memory, questions, wanted.answering):
-        answer = row.result()
-        asked = {"video": wanted.video, "question": row.question}
+    for question, answer in together(found.system, found.memory, questions, wanted.answering):
+        asked = {"video": wanted.video, "question": question}
         print(json.dumps(asked | about | asdict(answer)), flush=True)
         draw_sparklines(answer.timeline if sparkline else ())
     return answer
@@ -131,9 +130,8 @@ def reply_to_each(
     if len(questions) == 1:
         only = questions[0]
         return reply(system, memory, only, wanted.answering, stream=stream, sparkline=sparkline)
-    for row in together(system, memory, questions, wanted.answering):
-        answer = row.result()
-        note(f"> {row.question}")
+    for question, answer in together(system, memory, questions, wanted.answering):
+        note(f"> {question}")
         tell(answer, sparkline=sparkline)
     return answer
 

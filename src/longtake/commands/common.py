@@ -12,7 +12,6 @@ from longtake.flags import Answering, Condensing, Loading, Part
 from longtake.terminal import bars, busy, draw_sparklines, harmless, moment, note, say, size
 
 if TYPE_CHECKING:
-    from longtake.lanes import Row
     from longtake.system import System
     from longtake.types import Answer, Memory
     from longtake.video.inputs import Opened
@@ -77,16 +76,19 @@ def reply(
 
 def together(
     system: System, memory: Memory, questions: Sequence[str], answering: Answering
-) -> Iterator[Row]:
-    """Ask several questions in one batch; rows in order, each as soon as it has its answer."""
+) -> Iterator[tuple[str, Answer]]:
+    """Ask several questions in one batch; each with its answer, in order, as soon as it is over."""
     from longtake.many import Batch
 
     options = system.options(**answering.given())
+    if len(questions) == 1:
+        yield questions[0], system.ask(memory, questions[0], options)
+        return
     with Batch(system, memory) as batch:
         for row in [batch.add(question, options) for question in questions]:
             while not row.done:
                 batch.step()
-            yield row
+            yield row.question, row.result()
 
 
 def tell(answer: Answer, *, live: bool = False, sparkline: bool | None = None) -> None:
