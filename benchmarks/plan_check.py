@@ -4,10 +4,10 @@
 
 Each system at middling sizes with random weights: a plan is made from its folder, which holds no
 weights, then the video is watched and a question answered by a model of these sizes, several times
-in turn, in one process with one thread. On a machine that others use too, wall time says how much
-they left; so the processor time of the process is compared with the sum of the planned stages, and
-wall time is shown beside it. Peak bytes come from processes of their own (tests/peak.py). Writes
-results/plan_check.md. Linux only.
+in turn, in one process with one thread. Both are timed by the processor time of the process, so
+that what others do on the machine counts less; stages that go on side by side are added up, and
+wall time is not compared. Peak bytes come from processes of
+their own (tests/peak.py). Writes results/plan_check.md. Linux only.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ from benchmarks import footage
 from tests.peak import Case, measured
 from tests.sized import bare, filled, sized, small_umt
 
-from longtake.needs import Needs
-from longtake.planning import Plan, plan
-from longtake.rates import KNOWN
+from longtake import rates
+from longtake.clock import cores
+from longtake.needs import THREADS, Needs
+from longtake.planning import Setting, plan
 from longtake.system import System
 from longtake.targets import Where, fitting_of
+from longtake.video import effort
 from longtake.video.decode import open_video
 from longtake.video.sample import Footage
 
@@ -67,41 +69,37 @@ OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {
 }
 
 
+Seconds = tuple[float, float, float]
+"""Of watching, of a question up to its answer's first word, of each further word."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One setting: planned and found seconds."""
+    """One setting: planned and found seconds, round by round."""
 
     name: str
     frames: int
-    planned: tuple[float, float, float]
-    """Watching with all threads added up; first word; each further word."""
-    found: tuple[float, float, float]
-    """Processor seconds, the median of several rounds."""
-    wall: float
-    """Seconds that watching took, the median."""
-    overlapped: float
-    """Planned for that."""
+    planned: Sequence[Seconds]
+    found: Sequence[Seconds]
 
 
-def work_seconds(found: Plan) -> float:
+def work_seconds(planned: Setting) -> float:
     """Processor seconds of watching, one thread each for what goes on side by side."""
-    stages = {stage.name: stage.seconds for stage in found.own.stages}
-    decoders = min(2, os.cpu_count() or 1)
+    stages = {stage.name: stage.seconds for stage in planned.stages}
     names = ("resize", "tower", "compress", "prefill")
-    return stages["decode"] * decoders + sum(stages[name] for name in names)
+    return stages["decode"] * min(THREADS, cores()) + sum(stages[name] for name in names)
 
 
-def answered(system: System, clip: Path, frames: int) -> tuple[float, float, float, float]:
-    """Watch and ask: processor seconds of watching, first word, each word; wall of watching."""
-    began, wall = time.process_time(), time.perf_counter()
+def answered(system: System, clip: Path, frames: int) -> Seconds:
+    """Watch and ask."""
+    began = time.process_time()
     memory = system.watch(str(clip), max_frames=frames)
-    watched, wall = time.process_time() - began, time.perf_counter() - wall
-    taken = []
+    watched, taken = time.process_time() - began, []
     for words in (1, WORDS):
         began = time.process_time()
         system.ask(memory, QUESTION, system.options(max_new_tokens=words))
         taken.append(time.process_time() - began)
-    return watched, taken[0], (taken[1] - taken[0]) / (WORDS - 1), wall
+    return watched, taken[0], (taken[1] - taken[0]) / (WORDS - 1)
 
 
 def check(name: str, options: Mapping[str, Any], clip: Path, rounds: int) -> Row:
@@ -113,36 +111,29 @@ def check(name: str, options: Mapping[str, Any], clip: Path, rounds: int) -> Row
         system.ask(system.watch(str(clip), max_frames=4), QUESTION)
         plans, runs = [], []
         for _ in range(rounds):
-            KNOWN.clear()
+            rates.KNOWN.clear()
             plans.append(plan(str(clip), folder, device="cpu", options=options, max_frames=frames))
             runs.append(answered(system, clip, frames))
-    own = [one.own for one in plans]
     said = " ".join(f"{key}={value}" for key, value in options.items())
+    own = [one.own for one in plans]
     return Row(
         name=f"{name} {said}".strip(),
         frames=own[0].frames,
-        planned=(
-            median(map(work_seconds, plans)),
-            median(one.question_seconds for one in own),
-            median(one.token_seconds for one in own),
-        ),
-        found=(median(r[0] for r in runs), median(r[1] for r in runs), median(r[2] for r in runs)),
-        wall=median(r[3] for r in runs),
-        overlapped=median(one.watch_seconds for one in own),
+        planned=[(work_seconds(one), one.question_seconds, one.token_seconds) for one in own],
+        found=runs,
     )
 
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
-    """Seconds, planned and found."""
-    yield "| setting | frames | watch | first word | each word | wall of watching |"
-    yield "|---|---|---|---|---|---|"
+    """Milliseconds, planned and found, and the planned over the found."""
+    yield "| setting | frames | watch | first word | each word |"
+    yield "|---|---|---|---|---|"
     for row in rows:
-        cells = [
-            f"{1000 * told:,.0f} / {1000 * took:,.0f} ({told / took:.2f})"
-            for told, took in zip(row.planned, row.found, strict=True)
-        ]
-        wall = f"{row.overlapped:.1f} / {row.wall:.1f} s"
-        yield f"| {row.name} | {row.frames} | {' | '.join(cells)} | {wall} |"
+        cells = []
+        for number in range(3):
+            told, took = (median(r[number] for r in of) for of in (row.planned, row.found))
+            cells.append(f"{1000 * told:,.0f} / {1000 * took:,.0f} ({told / took:.2f})")
+        yield f"| {row.name} | {row.frames} | {' | '.join(cells)} |"
 
 
 def peaks(clip: Path) -> Iterator[str]:
@@ -187,6 +178,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS / "plan_check.md")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    rates.now = effort.now = time.process_time
     clip = footage.make(options.folder, seconds=options.seconds, gop=50)
     load = os.getloadavg()[0]
     rows = []
@@ -207,7 +199,7 @@ def main() -> None:
             ),
             (
                 "Planned / found (ratio). Milliseconds of processor time, medians of "
-                f"{options.rounds} rounds; wall time with decoding beside the rest.\n"
+                f"{options.rounds} rounds.\n"
             ),
             *table(rows),
             "\nMiB above the weights, from processes of their own.\n",

@@ -11,9 +11,9 @@ Letters: m tokens that a tower sees at once, n rows of a block, p tokens behind 
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from time import perf_counter as now
 from typing import cast
 
 import torch
@@ -98,7 +98,7 @@ def measured_rates(
     eye: Eye, tower: nn.Module, decoder: DecoderConfig, place: Place, device: torch.device
 ) -> Rates:
     """Measure on this device; `tower`: the model's, of which one block is made anew."""
-    began = time.perf_counter()
+    began = now()
     timer = Timer(device)
     seen = tower_rate(timer, eye, tower, place)
     layers = Layers.of(decoder, place, device)
@@ -117,7 +117,7 @@ def measured_rates(
         merge=merge_rate(timer, eye.sizes, place) if eye.sizes.merged else seen,
         unpack=unpack,
         pack=pack,
-        seconds=time.perf_counter() - began,
+        seconds=now() - began,
     )
 
 
@@ -136,11 +136,11 @@ class Timer:
         return sorted(taken)[len(taken) // 2]
 
     def _once(self, call: Callable[[], object]) -> float:
-        began = time.perf_counter()
+        began = now()
         call()
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return time.perf_counter() - began
+        return now() - began
 
 
 def made(module: nn.Module, place: Place, device: torch.device) -> nn.Module:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import perf_counter as now
 
 from longtake.video.decode import Video
 from longtake.video.pixels import ClipProcessor
@@ -44,11 +44,11 @@ def film_rates(video: Video, processor: ClipProcessor) -> FilmRates:
     picture = min(max(picture, 0.0), far.seconds / far.pictures)
     frame = max(0.0, (near.seconds - near.pictures * picture) / near.frames)
     chunk = next(video.read(range(middle, min(video.frames, middle + 4)), chunk=4))
-    began = time.perf_counter()
+    began = now()
     fitted_TCHW = processor.fit(chunk.pixels_TCHW)
-    between = time.perf_counter()
+    between = now()
     processor.normalise(fitted_TCHW)
-    ended = time.perf_counter()
+    ended = now()
     return FilmRates(
         picture=picture,
         frame=frame,
@@ -80,7 +80,7 @@ class _Sample:
 
     @staticmethod
     def _read(video: Video, indices: Sequence[int]) -> float:
-        began = time.perf_counter()
+        began = now()
         for _ in video.read(list(indices), chunk=4, threads=1):
             pass
-        return time.perf_counter() - began
+        return now() - began
