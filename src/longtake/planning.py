@@ -129,26 +129,32 @@ def plan(
         footage = part_of(whole, start, end)
         film = film_rates(opened, made.processor)
         planner = Planner(made=made, video=opened, footage=footage, film=film, where=where)
-        best = planner.choice()
-        chosen = best.frames if max_frames == "auto" else fixed or made.frames
-        return Plan(
-            video=inspect_video(video),
-            model=str(model),
-            system=made.name,
-            device=where.name,
-            estimated=where.gpu is not None,
-            dtype=str(made.model.dtype).removeprefix("torch."),
-            weight_bytes=planner.weights,
-            memory_bytes=where.memory,
-            window=made.window,
-            counted=not isinstance(made.tokenizer, Wordless),
-            calibration_seconds=planner.rates.seconds,
-            own=planner.setting(chosen),
-            ladder=tuple(map(planner.setting, planner.ladder())),
-            methods=tuple(planner.methods()),
-            best=planner.setting(best.frames),
-            reason=best.reason,
-        )
+        return planned(planner, str(model), inspect_video(video), fixed, max_frames == "auto")
+
+
+def planned(
+    planner: Planner, model: str, video: VideoReport, fixed: int | None, auto: bool
+) -> Plan:
+    """All of a plan; `fixed`: frames asked for, `auto`: as many as fit."""
+    made, where, best = planner.made, planner.where, planner.choice()
+    return Plan(
+        video=video,
+        model=model,
+        system=made.name,
+        device=where.name,
+        estimated=where.gpu is not None,
+        dtype=str(made.model.dtype).removeprefix("torch."),
+        weight_bytes=planner.weights,
+        memory_bytes=where.memory,
+        window=made.window,
+        counted=not isinstance(made.tokenizer, Wordless),
+        calibration_seconds=planner.rates.seconds,
+        own=planner.setting(best.frames if auto else fixed or made.frames),
+        ladder=tuple(map(planner.setting, planner.ladder())),
+        methods=tuple(planner.methods()),
+        best=planner.setting(best.frames),
+        reason=best.reason,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
