@@ -263,7 +263,8 @@ def test_what_cannot_fit_is_refused_before_anything_is_decoded(
 
 
 def test_the_refusal_names_what_would_fit(clip: Path, tmp_path: Path) -> None:
-    made = bare(sized(tmp_path / "model", "llava_onevision", WIDE, {}))
+    deep = WIDE | {"num_hidden_layers": 32}  # keys and values are most of it
+    made = bare(sized(tmp_path / "model", "llava_onevision", deep, {}))
     roomy = weighed(made, clip)
     fitting = replace(roomy, free=round(0.8 * roomy.needs(40).peak))
     with pytest.raises(CapacityError) as told:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:  # they bring torch
     from longtake.planning import Plan, Setting
 
 WIDTH = 80
-MARKS = {"yes": "yes", "tight": "tight", "no": "no"}
+UNSTATED = 2**31
+"""What a window is where the checkpoint states none."""
 
 
 def plan_text(plan: Plan) -> str:
@@ -25,15 +26,19 @@ def head_text(plan: Plan) -> str:
     video = plan.video
     rate = f"{video.fps:.3f}".rstrip("0").rstrip(".")
     shown = f"{clock(video.duration)}, {video.frames:,} frames at {rate} per second"
-    window = f", trained to read {plan.window:,} tokens" if plan.window else ""
+    window = (
+        f", trained to read {plan.window:,} tokens" if (plan.window or UNSTATED) < UNSTATED else ""
+    )
     if plan.estimated:
         speed = "an estimate from published figures"
     else:
         speed = f"speeds measured here in {plan.calibration_seconds:.1f} s"
     rows = [
-        ("video", f"{video.name}: {shown}"),
+        ("video", _ending(video.name)),
+        ("", shown),
         ("", f"{video.width} x {video.height}, {video.codec}"),
-        ("model", f"{plan.model} ({plan.system}){window}"),
+        ("model", _ending(plan.model)),
+        ("system", f"{plan.system}{window}"),
         ("weights", f"{size(plan.weight_bytes)} in {plan.dtype}"),
         ("device", f"{plan.device}, {size(plan.memory_bytes)} to use; {speed}"),
     ]
@@ -129,3 +134,8 @@ def _flags(setting: Setting) -> str:
 def _also(setting: Setting) -> str:
     flags = _flags(setting)
     return f" with {flags}" if flags else ""
+
+
+def _ending(text: str, most: int = WIDTH - 10) -> str:
+    """A name, or the end of one that is too long for a line."""
+    return text if len(text) <= most else f"...{text[3 - most :]}"
