@@ -52,7 +52,7 @@ $(CLIP): | $(STAMP)
 # ARGS="-n0" runs in one process: for a debugger, or to see what a test prints as it prints it.
 SHARED := -n auto --dist worksteal
 
-test: venv  ## the tests: no GPU, no network
+test: venv  ## the tests: no GPU, no network; about six minutes on two cores
 	$(PY) -m pytest $(SHARED) -m "not slow and not gpu" $(ARGS)
 
 test-all: venv  ## every test; those for a GPU skip themselves where there is none
