@@ -13,7 +13,8 @@ if TYPE_CHECKING:  # they bring torch
 WIDTH = 80
 HEAD_ROOM = WIDTH - len("weights") - 2
 """Beside the words that the head's lines begin with."""
-MARKS = {"yes": "yes", "tight": "tight", "no": "no"}
+UNSTATED = 2**31
+"""What a window is where the checkpoint states none."""
 
 
 def plan_text(plan: Plan) -> str:
@@ -27,7 +28,8 @@ def head_text(plan: Plan) -> str:
     video = plan.video
     rate = f"{video.fps:.3f}".rstrip("0").rstrip(".")
     shown = f"{clock(video.duration)}, {video.frames:,} frames at {rate} per second"
-    window = f", trained to read {plan.window:,} tokens" if plan.window else ""
+    stated = plan.window is not None and plan.window < UNSTATED
+    window = f", trained to read {plan.window:,} tokens" if stated else ""
     about = f" ({plan.system}){window}"
     if plan.estimated:
         speed = "an estimate from published figures"
@@ -65,7 +67,7 @@ def stages_text(plan: Plan) -> str:
         f"memory {size(needs.memory)}; at its widest {size(own.peak_bytes)}: weights "
         f"{size(plan.weight_bytes)}, keys and values {size(needs.cache)}, the rest to work in"
     )
-    title = f"{own.frames:,} frames{_also(own)}: {_verdict(own)}"
+    title = f"{own.frames:,} frames{_also(own)}; fits: {_verdict(own)}"
     return f"{title}\n\n{table(rows, '<>>>>')}\n\n{textwrap.fill(sums, WIDTH)}"
 
 
