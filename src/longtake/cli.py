@@ -22,6 +22,7 @@ from longtake.commands.serve import serve
 from longtake.commands.train import train
 from longtake.commands.watch import watch_video
 from longtake.exits import EPILOG, Commands
+from longtake.version import __version__
 
 app = typer.Typer(
     cls=Commands,
@@ -35,12 +36,7 @@ app = typer.Typer(
 def show_version(wanted: bool) -> None:
     """Print the version and leave, if it was asked for."""
     if wanted:
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            print(f"longtake {version('longtake')}")
-        except PackageNotFoundError:
-            print("longtake (run from its sources, not installed)")
+        print(f"longtake {__version__}")
         raise typer.Exit
 
 

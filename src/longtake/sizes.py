@@ -116,4 +116,3 @@ def flash(tower: TowerSizes, decoder: DecoderSizes, class_token: bool = False) -
 FLASH_7B_224 = flash(UMT_L_224, QWEN2_7B)
 FLASH_7B_448 = flash(UMT_L_448, QWEN2_7B)
 FLASH_2B_448 = flash(UMT_L_448, QWEN2_1_5B)
-FLASH_7B_INTERNVIDEO2 = flash(INTERNVIDEO2_1B, QWEN2_7B, class_token=True)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from longtake.errors import LongtakeError
-from longtake.evaluate.multihop import Chains, drawn_chains, hops_of
+from longtake.evaluate.multihop import Chains, drawn_chains
 from longtake.evaluate.needle_data import drawn_needles, read_needles
 
 SINGLE = {"image": "a.png", "question": "What?", "answer": "B", "id": 3}
@@ -138,7 +138,6 @@ def test_a_chain_leads_from_the_named_card_to_the_asked_one(how: Chains) -> None
         assert len(followed) == how.cards
         end = cards[followed[-1]].card
         assert [ask.answer for ask in needle.asks] == [end.word, str(end.number)]
-        assert list(hops_of(needle)) == followed
         ends = [link for link in cards.values() if link.following is None]
         assert len(ends) == 1 + how.others
         assert len({link.card.number for link in cards.values()}) == len(cards)

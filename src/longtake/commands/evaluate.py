@@ -191,7 +191,7 @@ def check_folder(folder: Path, resume: bool) -> None:
 
 def header_of(system: System, asking: Asking) -> dict[str, Any]:
     """What a run is: everything that shapes its answers, with versions and fingerprint."""
-    from longtake.evaluate.results import longtake_version
+    from longtake.evaluate.results import about
 
     options = asdict(asking.options)
     shaping = {name: value for name, value in options.items() if not name.startswith("on_")}
@@ -199,14 +199,10 @@ def header_of(system: System, asking: Asking) -> dict[str, Any]:
     return {
         "prompts": asdict(asking.style),
         "frames": asking.frames or system.frames,
-        "system": system.name,
-        "fingerprint": system.fingerprint,
-        "device": system.model.device.type,
-        "dtype": str(system.model.compute_dtype).removeprefix("torch."),
+        **about(system),
         "seed": asking.options.seed,
         "options": shaping,
         "versions": {
-            "longtake": longtake_version(),
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "transformers", "av")},
         },

@@ -119,7 +119,8 @@ def require_extra() -> None:
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise OptionError(
-            f"{', '.join(missing)} not installed; pip install 'longtake[serve]' brings the server"
+            f"{', '.join(missing)} not installed; pip install -e '.[serve]' in the checkout "
+            "brings the server"
         )
 
 

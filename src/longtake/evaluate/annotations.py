@@ -160,7 +160,7 @@ def _parquet(file: Path) -> Sequence[object]:
     except ImportError as error:
         raise OptionError(
             f"{file.name} is a parquet file and pyarrow is not installed: "
-            "pip install 'longtake[eval]', or give the annotations as json"
+            "pip install pyarrow, or give the annotations as json"
         ) from error
     try:
         rows: list[object] = read_table(file).to_pylist()

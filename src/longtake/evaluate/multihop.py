@@ -7,7 +7,6 @@ last card tells where the chain ends.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -112,13 +111,3 @@ def drawn_chain(how: Chains, rng: np.random.Generator, number: int) -> Needle:
     )
     shuffled = tuple(links[n] for n in rng.permutation(total))
     return Needle(name=f"chain-{number}", pictures=shuffled, asks=asks)
-
-
-def hops_of(needle: Needle) -> Sequence[str]:
-    """Words of a drawn chain's cards in the order they are followed, for those who check."""
-    by_word = {link.card.word: link for link in needle.pictures if isinstance(link, Link)}
-    ends = [link for link in by_word.values() if link.following is None]
-    chain = [next(link for link in ends if link.card.word == needle.asks[0].answer)]
-    while before := [link for link in by_word.values() if link.following == chain[0].card.word]:
-        chain.insert(0, before[0])
-    return [link.card.word for link in chain]

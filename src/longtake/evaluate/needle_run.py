@@ -23,7 +23,7 @@ from longtake.evaluate.needle_memory import (
 from longtake.evaluate.needle_plan import Films, Plan, plan_of
 from longtake.evaluate.needle_rules import Depth, Rule, Score, matches, parted, spread
 from longtake.evaluate.needle_scores import chain_summary, single_summary
-from longtake.evaluate.results import Results, Row, longtake_version
+from longtake.evaluate.results import Results, Row, about
 from longtake.reader import Progress
 from longtake.system import System
 from longtake.types import Answer, Memory, VisualTokens
@@ -72,12 +72,8 @@ class Trial:
         """What results of this trial depend on."""
         return {
             "what": f"needle {self.kind}",
-            "longtake": longtake_version(),
             "model": model,
-            "system": system.name,
-            "fingerprint": system.fingerprint,
-            "dtype": str(system.model.compute_dtype).removeprefix("torch."),
-            "device": system.model.device.type,
+            **about(system),
             "seed": self.seed,
             "rule": self.rule.name,
             "score": self.score,

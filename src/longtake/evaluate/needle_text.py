@@ -21,7 +21,7 @@ from longtake.evaluate.needle_memory import Bench, likeliest, reads_on
 from longtake.evaluate.needle_rules import LONGVA, Depth, Rule, Score, matches
 from longtake.evaluate.needle_run import Cell
 from longtake.evaluate.needle_scores import single_summary
-from longtake.evaluate.results import Results, Row, longtake_version
+from longtake.evaluate.results import Results, Row, about
 from longtake.parts.cache import GrowingCache
 from longtake.reader import Known, Progress
 from longtake.system import System
@@ -69,12 +69,8 @@ class TextTrial:
         """What results of this trial depend on."""
         return {
             "what": "needle text",
-            "longtake": longtake_version(),
             "model": model,
-            "system": system.name,
-            "fingerprint": system.fingerprint,
-            "dtype": str(system.model.compute_dtype).removeprefix("torch."),
-            "device": system.model.device.type,
+            **about(system),
             "seed": self.seed,
             "rule": self.rule.name,
             "score": self.score,

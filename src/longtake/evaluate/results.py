@@ -7,16 +7,19 @@ row cut short is taken away when the file is opened again.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from longtake.errors import StoreError
+from longtake.locks import claim
+from longtake.version import __version__
+
+if TYPE_CHECKING:  # it brings torch
+    from longtake.system import System
 
 Row = Mapping[str, Any]
 """What JSON can say; "key" names it within its file, "error" marks one that failed."""
@@ -76,10 +79,8 @@ class Results:
         self.close()
 
     def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StoreError(f"{self.path} is written by another run; wait for it") from error
+        if not claim(self._file.fileno()):
+            raise StoreError(f"{self.path} is written by another run; wait for it")
 
     def _write(self, row: Row) -> str:
         line = line_of(row)
@@ -169,9 +170,12 @@ def brief(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-def longtake_version() -> str:
-    """The version that is installed, for headers."""
-    try:
-        return version("longtake")
-    except PackageNotFoundError:
-        return "from sources"
+def about(system: System) -> Row:
+    """What a system is, for headers."""
+    return {
+        "longtake": __version__,
+        "system": system.name,
+        "fingerprint": system.fingerprint,
+        "dtype": str(system.model.compute_dtype).removeprefix("torch."),
+        "device": system.model.device.type,
+    }

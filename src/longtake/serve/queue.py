@@ -87,11 +87,6 @@ class Line:
             self._videos.append(video)
             self._lock.notify_all()
 
-    def wake(self) -> None:
-        """Let the engine thread look again."""
-        with self._lock:
-            self._lock.notify_all()
-
     def close(self) -> None:
         """Take nobody any more."""
         with self._lock:
