@@ -17,6 +17,7 @@ import torch
 
 from longtake.costs import patches
 from longtake.engine import PREFILL_BLOCK, PREFILL_BLOCK_GPU
+from longtake.parts.abreast import in_flight, lanes
 from longtake.parts.cache import SLACK
 from longtake.parts.qwen2 import MLP_CHUNK
 from longtake.parts.vit import CPU_BYTES
@@ -176,10 +177,12 @@ def tower_bytes(eye: Eye, place: Place, frames: int) -> int:
     sizes, item = eye.sizes, place.item
     tower, chunk = sizes.tower, -(-min(frames, CHUNK) // sizes.clip) * sizes.clip
     clips = min(eye.at_once, chunk // sizes.clip)
+    if place.on_cpu:
+        clips = in_flight(eye.at_once, chunk // sizes.clip)
     m = clips * (sizes.clip * patches(tower) + sizes.class_token)
     wide = eye.hidden * m * tower.mlp * item
     if eye.cut and place.on_cpu:
-        wide = min(wide, eye.hidden * CPU_BYTES) + m * tower.hidden * item
+        wide = min(wide, lanes(clips) * eye.hidden * CPU_BYTES) + m * tower.hidden * item
     acting = 2 * m * tower.hidden * item + max(wide, 5 * m * tower.hidden * item)
     if sizes.merged:  # scores of one half of the tokens with the other
         acting = max(acting, (m // 2) ** 2 // clips * item + 4 * m * tower.hidden * item)

@@ -22,6 +22,7 @@ from torch import nn
 from longtake.costs import attention_flops, layer_flops, layer_weights, merge_flops
 from longtake.gpus import ATTENTION_SHARE, BANDWIDTH_SHARE, GEMM_SHARE, Gpu
 from longtake.needs import Eye, Place
+from longtake.parts.abreast import abreast
 from longtake.parts.cache import GrowingCache
 from longtake.parts.packed import Group, Packed
 from longtake.parts.qwen2 import Attention, Decoder, DecoderConfig, Layer, Step
@@ -170,7 +171,9 @@ def tower_rate(timer: Timer, eye: Eye, tower: nn.Module, place: Place) -> float:
     block = made(blocks[0], place, timer.device)
     x = torch.full((clips, tokens, sizes.tower.hidden), 0.01, device=timer.device)
     x = x.to(place.dtype)
-    return block_flops(sizes.tower, tokens, clips) / timer.seconds(lambda: block(x))
+    return block_flops(sizes.tower, tokens, clips) / timer.seconds(
+        lambda: abreast(block, x, eye.at_once)
+    )
 
 
 def merge_rate(timer: Timer, sizes: VideoSizes, place: Place) -> float:

@@ -19,6 +19,7 @@ from torch import Tensor
 from longtake.errors import OptionError, PromptError
 from longtake.folder import Tokenizer
 from longtake.model import LongtakeModel
+from longtake.parts.abreast import abreast
 from longtake.parts.splice import Piece, pieces_of
 from longtake.reader import Fitted, Shown
 from longtake.sizes import VideoSizes
@@ -64,8 +65,10 @@ class Seeing:
     @torch.no_grad()
     def encode(self, pixels_TCHW: Tensor) -> Tensor:
         """Normalised pixels [T, 3, h, w] -> projected features [T, P, D]."""
-        parts = pixels_TCHW.split(self.model.frames_at_once)
-        return torch.cat([self.model.project(self.model.look(part)) for part in parts])
+        return torch.cat(abreast(self._encode, pixels_TCHW, self.model.frames_at_once))
+
+    def _encode(self, pixels_TCHW: Tensor) -> Tensor:
+        return self.model.project(self.model.look(pixels_TCHW))
 
     def see_image(self, image_CHW: Tensor, alone: bool = True) -> VisualTokens:
         """All tokens of one still image; `alone`: it is the only one of its prompt."""

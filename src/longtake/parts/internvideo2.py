@@ -22,7 +22,7 @@ from longtake.parts.clips import (
     check_clips,
     tower_sizes,
 )
-from longtake.parts.layers import Linear, RMSNorm
+from longtake.parts.layers import Linear, RMSNorm, added
 
 HEAD_WIDTH = 88
 EPS = 1e-6
@@ -91,8 +91,8 @@ class Block(nn.Module):
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """[B, L, D] -> [B, L, D]."""
-        x_BLD = x_BLD + self.ls1(self.attn(self.norm1(x_BLD)))
-        return x_BLD + self.ls2(self.mlp(self.norm2(x_BLD)))
+        x_BLD = added(x_BLD, self.ls1(self.attn(self.norm1(x_BLD))))
+        return added(x_BLD, self.ls2(self.mlp(self.norm2(x_BLD))))
 
 
 class InternVideo2(nn.Module):

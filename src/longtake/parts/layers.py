@@ -50,6 +50,11 @@ class Linear(nn.Linear):
         return F.linear(x, weight, bias)
 
 
+def added(x: Tensor, made: Tensor) -> Tensor:
+    """x + made; into `made` where no gradient is recorded: a fresh buffer costs page faults."""
+    return x + made if torch.is_grad_enabled() else made.add_(x)
+
+
 class LayerNorm(nn.LayerNorm):
     """`nn.LayerNorm` in the input's dtype."""
 

@@ -21,7 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from longtake.errors import CheckpointError
 from longtake.parts.attention import attend, attend_masked, last_row_weights, weighted_values
 from longtake.parts.fields import real, text, whole
-from longtake.parts.layers import Linear, RMSNorm
+from longtake.parts.layers import Linear, RMSNorm, added
 from longtake.parts.rope import Rope, RopeTable, frequencies, rope_table, rotate
 
 MLP_CHUNK = 4096
@@ -139,8 +139,8 @@ class Layer(GradientCheckpointingLayer):
 
     def forward(self, x_BSD: Tensor, step: Step, table: RopeTable) -> Tensor:
         """[B, S, D] -> [B, S, D]."""
-        x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), step, table)
-        return x_BSD + self.mlp(self.post_attention_layernorm(x_BSD))
+        x_BSD = added(x_BSD, self.self_attn(self.input_layernorm(x_BSD), step, table))
+        return added(x_BSD, self.mlp(self.post_attention_layernorm(x_BSD)))
 
 
 class Decoder(nn.Module):

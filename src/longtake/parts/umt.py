@@ -23,7 +23,7 @@ from longtake.parts.clips import (
     check_clips,
     tower_sizes,
 )
-from longtake.parts.layers import LayerNorm, Linear
+from longtake.parts.layers import LayerNorm, Linear, added
 
 HEAD_WIDTH = 64
 NATIVE_SIDE = 14
@@ -114,8 +114,8 @@ class Block(nn.Module):
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """[B, L, D] -> [B, L, D]."""
-        x_BLD = x_BLD + self.attn(self.norm1(x_BLD))
-        return x_BLD + self.mlp(self.norm2(x_BLD))
+        x_BLD = added(x_BLD, self.attn(self.norm1(x_BLD)))
+        return added(x_BLD, self.mlp(self.norm2(x_BLD)))
 
 
 class UMT(nn.Module):

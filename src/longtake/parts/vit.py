@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from longtake.parts.layers import LayerNorm, Linear
+from longtake.parts.layers import LayerNorm, Linear, added
 
 Activation = Literal["quick_gelu", "gelu", "gelu_pytorch_tanh"]
 
@@ -140,8 +140,8 @@ class Block(nn.Module):
 
     def forward(self, x_TLD: Tensor) -> Tensor:
         """[T, L, D] -> [T, L, D]."""
-        x_TLD = x_TLD + self.self_attn(self.layer_norm1(x_TLD))
-        return x_TLD + self.mlp(self.layer_norm2(x_TLD))
+        x_TLD = added(x_TLD, self.self_attn(self.layer_norm1(x_TLD)))
+        return added(x_TLD, self.mlp(self.layer_norm2(x_TLD)))
 
 
 class Encoder(nn.Module):

@@ -11,11 +11,11 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from longtake.serve.conversation import Sight, Talk, talk
-from longtake.serve.engine import Done, Failed
 from longtake.serve.faults import Refusal, gone
 from longtake.serve.replies import DONE, Reply, comment, event
 from longtake.serve.schema import ChatRequest, ImagePart, parsed
 from longtake.serve.service import Service
+from longtake.serve.told import Done, Failed
 from longtake.serve.videos import Film, Job
 
 SIGN_SECONDS = 1.0

@@ -11,7 +11,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from longtake.errors import LongtakeError
@@ -19,6 +18,7 @@ from longtake.serve.faults import Refusal, gone, refusal
 from longtake.serve.limits import Limits
 from longtake.serve.metrics import Metrics
 from longtake.serve.queue import Line, Question
+from longtake.serve.told import Done, Failed, Text
 from longtake.serve.videos import Facts, Job, Left, Videos
 from longtake.types import Answer, Options
 
@@ -26,28 +26,8 @@ LOG = logging.getLogger("longtake.serve")
 
 IDLE_SECONDS = 0.5
 SHORTEST_TURN = 0.02
+BROKEN = Refusal(500, "server_error", "watching failed; see the server's log")
 """Seconds that questions get between two chunks of a video, at least."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Text:
-    """A piece of an answer."""
-
-    text: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Done:
-    """A whole answer."""
-
-    answer: Answer
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failed:
-    """Why there is no answer."""
-
-    refusal: Refusal
 
 
 class Rows(Protocol):
@@ -277,18 +257,26 @@ class Engine:
             self._metrics.watch_seconds.observe(time.monotonic() - began)
             if not self._videos.ready(job, facts):
                 self._model.forget(job.id)
-        except Left:
-            outcome = "left"
-            self._videos.drop(job)
-        except LongtakeError as error:
-            outcome = "failed"
-            self._videos.failed(job, refusal(error))
+        except (Left, LongtakeError, OSError) as error:
+            outcome = self._unwatched(job, error)
         except Exception as error:
             LOG.error("watching %s failed", video, exc_info=error)
             outcome = "failed"
-            told = Refusal(500, "server_error", "watching failed; see the server's log")
-            self._videos.failed(job, told)
+            self._videos.failed(job, BROKEN)
         self._metrics.watches.labels(outcome).inc()
+
+    def _unwatched(self, job: Job, error: Left | LongtakeError | OSError) -> str:
+        """Settle a watch that ended early: what it is counted as.
+
+        Whoever leaves takes the video's file along, so leaving can show as any of these.
+        """
+        if job.left.is_set():
+            self._videos.drop(job)
+            return "left"
+        if not isinstance(error, LongtakeError):
+            LOG.error("watching %s failed", job.id, exc_info=error)
+        self._videos.failed(job, refusal(error) if isinstance(error, LongtakeError) else BROKEN)
+        return "failed"
 
     def _share(self, seconds: float) -> None:
         """Answer questions for a while."""

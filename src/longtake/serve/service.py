@@ -11,7 +11,7 @@ from pathlib import Path
 
 from longtake.errors import StoreError
 from longtake.serve.conversation import Sight, Talk, checked
-from longtake.serve.engine import Done, Engine, Failed, Text
+from longtake.serve.engine import Engine
 from longtake.serve.faults import Refusal, refusal
 from longtake.serve.guard import Keys
 from longtake.serve.inbox import Inbox
@@ -21,6 +21,7 @@ from longtake.serve.memories import Memories
 from longtake.serve.metrics import Metrics
 from longtake.serve.queue import Line, Question
 from longtake.serve.stills import Stills
+from longtake.serve.told import Done, Failed, Text
 from longtake.serve.videos import Film, Job, Videos
 
 LOG = logging.getLogger("longtake.serve")

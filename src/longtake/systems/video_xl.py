@@ -31,6 +31,7 @@ from longtake.errors import CheckpointError, OptionError
 from longtake.folder import Folder, find_tower, require
 from longtake.llava import LlavaConfig, Where, load_weights, wiring
 from longtake.mixing import mix
+from longtake.parts.abreast import abreast
 from longtake.parts.cache import SLACK, GrowingCache
 from longtake.parts.fields import text, whole
 from longtake.parts.splice import Piece, visual_of
@@ -130,7 +131,7 @@ class VideoXL(Condensed):
     def see_classes(self, bytes_TCHW: Tensor, seconds: tuple[float, ...]) -> VisualTokens:
         """One chunk of frames, with class tokens."""
         pixels_TCHW = self.processor.normalise(bytes_TCHW.to(self.model.device))
-        parts = [self.model.look_whole(p) for p in pixels_TCHW.split(self.model.frames_at_once)]
+        parts = abreast(self.model.look_whole, pixels_TCHW, self.model.frames_at_once)
         class_TD = torch.cat([classes for classes, _ in parts])
         features_TPD = torch.cat([self.model.project(patches) for _, patches in parts])
         return VisualTokens(

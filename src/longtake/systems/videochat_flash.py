@@ -24,6 +24,7 @@ from longtake.errors import OptionError
 from longtake.folder import Folder, end_ids, tokenizer_of
 from longtake.hico import HicoConfig
 from longtake.model import LongtakeModel
+from longtake.parts.abreast import abreast
 from longtake.parts.cache import GrowingCache
 from longtake.parts.chat import QWEN_1_5
 from longtake.parts.layered import StagedCache
@@ -86,8 +87,11 @@ class VideoChatFlash(Dropped):
     def encode(self, pixels_BFCHW: Tensor) -> Tensor:
         """Normalised clips [B, F, 3, h, w] -> projected features [B, 64, D]."""
         on_cpu = self.model.device.type == "cpu"
-        parts = pixels_BFCHW.split(self.config.tower.clips_at_once if on_cpu else CROPS_AT_ONCE)
-        return torch.cat([self.model.project(self.merge(part).features_BMD) for part in parts])
+        at_once = self.config.tower.clips_at_once if on_cpu else CROPS_AT_ONCE
+        return torch.cat(abreast(self._encode, pixels_BFCHW, at_once))
+
+    def _encode(self, pixels_BFCHW: Tensor) -> Tensor:
+        return self.model.project(self.merge(pixels_BFCHW).features_BMD)
 
     def merge(self, pixels_BFCHW: Tensor) -> Merged:
         """Tower features of clips or crops, merged (section 3.2)."""
