@@ -112,7 +112,7 @@ def said(seconds: str, frames: int, question: str = QUESTION) -> str:
 def encode(system: VideoChatFlash, pixels_BFCHW: Tensor) -> Tensor:
     """64 tokens of a clip at little cost: averages of squares, each frame counted otherwise."""
     clips, frames = pixels_BFCHW.shape[:2]
-    squares_TC88 = F.adaptive_avg_pool2d(pixels_BFCHW.flatten(0, 1), 8)
+    squares_TC88 = F.adaptive_avg_pool2d(system.normalised(pixels_BFCHW.flatten(0, 1)), 8)
     weights_F = torch.arange(1.0, frames + 1) / frames
     squares_BCN = (squares_TC88.view(clips, frames, 3, 64) * weights_F[:, None, None]).sum(1)
     mix_CD = torch.randn(3, 128, generator=torch.Generator().manual_seed(0))

@@ -189,9 +189,9 @@ def tower_bytes(eye: Eye, place: Place, frames: int) -> int:
     made = made_bytes(eye, place, chunk)
     part = made_bytes(eye, place, clips * sizes.clip)
     # between the projector's linears a part is there twice, and so is the chunk when it is joined
-    seeing = max(made - part + max(acting, 2 * part), 2 * made)
-    pixels = chunk * eye.side**2
-    return pixels * 3 * torch.float32.itemsize + max(seeing, pixels * TABLE_BYTES)
+    pixels = clips * sizes.clip * eye.side**2
+    looking = pixels * 3 * torch.float32.itemsize + max(acting, 2 * part, pixels * TABLE_BYTES)
+    return max(made - part + looking, 2 * made)
 
 
 def made_bytes(eye: Eye, place: Place, frames: int) -> int:

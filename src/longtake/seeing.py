@@ -55,7 +55,7 @@ class Seeing:
     def see(self, fitted: Iterator[Fitted]) -> Iterator[VisualTokens]:
         """Tower and projector: one entry of P tokens per frame."""
         for bytes_TCHW, seconds in fitted:
-            features_TPD = self.encode(self.processor.normalise(bytes_TCHW.to(self.model.device)))
+            features_TPD = self.encode(bytes_TCHW.to(self.model.device))
             yield VisualTokens(
                 features_ND=features_TPD.flatten(0, 1),
                 counts=(features_TPD.shape[1],) * len(features_TPD),
@@ -64,11 +64,16 @@ class Seeing:
 
     @torch.no_grad()
     def encode(self, pixels_TCHW: Tensor) -> Tensor:
-        """Normalised pixels [T, 3, h, w] -> projected features [T, P, D]."""
+        """Bytes, or normalised pixels [T, 3, h, w] -> projected features [T, P, D]."""
         return torch.cat(abreast(self._encode, pixels_TCHW, self.model.frames_at_once))
 
     def _encode(self, pixels_TCHW: Tensor) -> Tensor:
-        return self.model.project(self.model.look(pixels_TCHW))
+        return self.model.project(self.model.look(self.normalised(pixels_TCHW)))
+
+    def normalised(self, pixels_TCHW: Tensor) -> Tensor:
+        """Bytes as the tower takes them; other pixels are so already."""
+        is_bytes = pixels_TCHW.dtype == torch.uint8
+        return self.processor.normalise(pixels_TCHW) if is_bytes else pixels_TCHW
 
     def see_image(self, image_CHW: Tensor, alone: bool = True) -> VisualTokens:
         """All tokens of one still image; `alone`: it is the only one of its prompt."""

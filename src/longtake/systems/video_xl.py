@@ -130,8 +130,8 @@ class VideoXL(Condensed):
     @torch.no_grad()
     def see_classes(self, bytes_TCHW: Tensor, seconds: tuple[float, ...]) -> VisualTokens:
         """One chunk of frames, with class tokens."""
-        pixels_TCHW = self.processor.normalise(bytes_TCHW.to(self.model.device))
-        parts = abreast(self.model.look_whole, pixels_TCHW, self.model.frames_at_once)
+        bytes_TCHW = bytes_TCHW.to(self.model.device)
+        parts = abreast(self._look_whole, bytes_TCHW, self.model.frames_at_once)
         class_TD = torch.cat([classes for classes, _ in parts])
         features_TPD = torch.cat([self.model.project(patches) for _, patches in parts])
         return VisualTokens(
@@ -140,6 +140,9 @@ class VideoXL(Condensed):
             seconds=seconds,
             class_TD=class_TD,
         )
+
+    def _look_whole(self, bytes_TCHW: Tensor) -> tuple[Tensor, Tensor]:
+        return self.model.look_whole(self.normalised(bytes_TCHW))
 
     def shape(self) -> tuple[object, ...]:
         """How it condenses is part of a memory; what a question may cost is not."""

@@ -73,8 +73,7 @@ class VideoChatFlash(Dropped):
         """
         frames = self.config.tower.frames
         for bytes_BFCHW, seconds in in_clips(fitted, frames):
-            pixels_TCHW = self.processor.normalise(bytes_BFCHW.flatten(0, 1).to(self.model.device))
-            features_BND = self.encode(pixels_TCHW.unflatten(0, (-1, frames)))
+            features_BND = self.encode(bytes_BFCHW.to(self.model.device))
             yield VisualTokens(
                 features_ND=features_BND.flatten(0, 1),
                 counts=(features_BND.shape[1],) * len(features_BND),
@@ -85,13 +84,15 @@ class VideoChatFlash(Dropped):
 
     @torch.no_grad()
     def encode(self, pixels_BFCHW: Tensor) -> Tensor:
-        """Normalised clips [B, F, 3, h, w] -> projected features [B, 64, D]."""
+        """Clips of bytes, or normalised [B, F, 3, h, w] -> projected features [B, 64, D]."""
         on_cpu = self.model.device.type == "cpu"
         at_once = self.config.tower.clips_at_once if on_cpu else CROPS_AT_ONCE
         return torch.cat(abreast(self._encode, pixels_BFCHW, at_once))
 
     def _encode(self, pixels_BFCHW: Tensor) -> Tensor:
-        return self.model.project(self.merge(pixels_BFCHW).features_BMD)
+        pixels_TCHW = self.normalised(pixels_BFCHW.flatten(0, 1))
+        merged = self.merge(pixels_TCHW.view(pixels_BFCHW.shape))
+        return self.model.project(merged.features_BMD)
 
     def merge(self, pixels_BFCHW: Tensor) -> Merged:
         """Tower features of clips or crops, merged (section 3.2)."""
