@@ -396,8 +396,9 @@ def test_a_tied_head(lmms: Path, hf: Path, redundant: bool) -> None:
     assert len(said) == 1  # rows that pad the second are further from any state
 
 
-def test_a_tied_head_that_only_the_text_config_tells(hf: Path) -> None:
-    change_config(hf, tie_word_embeddings="DROP", text_config={"tie_word_embeddings": True})
+@pytest.mark.parametrize("outside", ["DROP", False])  # False: as the published 0.5B says
+def test_a_tied_head_that_only_the_text_config_tells(hf: Path, outside: object) -> None:
+    change_config(hf, tie_word_embeddings=outside, text_config={"tie_word_embeddings": True})
     change_weights(hf, lambda w: {n: x for n, x in w.items() if "lm_head" not in n})
     assert opened(hf).config.tied
 
@@ -448,6 +449,21 @@ def test_pinpoints_are_heights_first_for_transformers(hf: Path, lmms: Path) -> N
     change_config(hf, image_grid_pinpoints=[[98, 196], [294, 98]])
     change_config(lmms, image_grid_pinpoints=[[196, 98], [98, 294]])
     assert opened(hf).config.pinpoints == opened(lmms).config.pinpoints == ((196, 98), (98, 294))
+
+
+def test_pinpoints_that_a_config_leaves_out(hf: Path) -> None:
+    change_config(hf, image_grid_pinpoints="DROP")
+    grids, side = opened(hf).config.pinpoints, opened(hf).config.tower.image
+    assert len(grids) == 36 and {(side, side), (6 * side, 6 * side), (side, 6 * side)} <= set(grids)
+
+
+def test_a_checkpoint_that_was_stretched_reads_further(hf: Path) -> None:
+    before = opened(hf).window
+    assert before is not None
+    change_config(hf, text_config={"rope_scaling": {"type": "yarn", "factor": 4.0}})
+    stretched = opened(hf)
+    assert stretched.window == 4 * before
+    assert stretched.variant(extend="none").window == before
 
 
 def test_published_decoding(lmms: Path) -> None:

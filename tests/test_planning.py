@@ -361,6 +361,18 @@ def test_limits_of_groups_count(tmp_path: Path) -> None:
     assert list(limits(tmp_path, tmp_path / "nowhere")) == []
 
 
+def test_a_stretched_window_holds_more_frames(folders: dict[str, Path], clip: Path) -> None:
+    made = replace(bare(folders["llava_onevision"]), window=2000)
+    longer = made.variant(extend="visual-window:window=500")
+    plain, stretched = weighed(made, clip), weighed(longer, clip)
+    most = [max(n for n in range(1, 41) if one.in_window(n)) for one in (plain, stretched)]
+    assert 0 < most[0] < most[1]
+    visual = made.planned(40)
+    assert visual is not None and visual > 500
+    assert longer.window_for(40) == round(2000 * visual / 500)
+    assert made.window_for(40) == longer.window_for(0) == 2000
+
+
 # -- the plan itself ------------------------------------------------------------------------------
 
 

@@ -449,6 +449,20 @@ def test_the_scale_follows_what_pooling_leaves() -> None:
     assert nominal.complete(whole, [seen], options).ids == said(nominal, memory)
 
 
+def test_a_still_counts_with_its_own_tokens() -> None:
+    nominal = tiny().variant(extend="visual-window:nominal,window=20", pool=POOL)
+    picture = noise(1, seed=3).pixels_TCHW[0]
+    alone = len(nominal.see_image(picture).features_ND)
+    assert alone > EACH
+    memory = nominal.watch(noise(8), picture, max_frames=8)
+    assert memory.target == 8 * EACH + alone
+    seen = VisualTokens.join(list(nominal.compress(nominal.see(nominal.fit(iter([noise(8)]))))))
+    whole = f"{nominal.template.head()}<image> <image>\n{nominal.template.tail(QUESTION)}"
+    options = nominal.options(max_new_tokens=8)
+    answered = nominal.complete(whole, [seen, nominal.see_image(picture)], options)
+    assert answered.ids == said(nominal, memory)
+
+
 @pytest.mark.parametrize("pool", ["2", POOL, "3,6,16", "off"])
 @pytest.mark.parametrize("chunk", [1, 3, 16])
 def test_room_and_progress_are_exact(
@@ -480,7 +494,7 @@ def test_room_and_progress_are_exact(
     assert all(now <= total for _, now, total in read)
     ends = [total for _, _, total in read]
     assert set(ends[1:-1]) <= {room[0][0], room[0][0] + 1, room[-1][0]}
-    assert watching.foreseen([noise(11), noise(11)]) == (2 * planned, 22)
+    assert watching.foreseen([noise(11), noise(11)]) == (2 * planned, 2 * system.nominal(11))
 
 
 def test_inspect_counts_what_will_be_pooled_and_stretched() -> None:

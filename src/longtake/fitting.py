@@ -104,8 +104,8 @@ class Fitting:
 
     def in_window(self, num: int) -> bool:
         """Whether an answer is within what the checkpoint was trained to read."""
-        showing, window = self.showing(num), self.made.window
-        tokens = self.made.arranged(showing.frames)
+        showing = self.showing(num)
+        tokens, window = self.made.arranged(showing.frames), self.made.window_for(showing.frames)
         if window is None or tokens is None:
             return True
         room = showing.text + showing.question + showing.answer

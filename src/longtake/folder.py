@@ -275,5 +275,5 @@ def samples_of(file: Path, pieces: int = 16, size: int = 2**16) -> Iterator[byte
 def require(field_name: str, value: object, choices: Sequence[object]) -> None:
     """Raise CheckpointError unless a config's field has one of these values."""
     if value not in choices:
-        named = ", ".join(repr(choice) for choice in choices if choice is not None)
+        named = ", ".join("null" if choice is None else repr(choice) for choice in choices)
         raise CheckpointError(f"config.json: {field_name} is {value!r}, expected {named}")

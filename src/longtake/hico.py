@@ -61,14 +61,15 @@ class HicoConfig:
                 f"config.json: mm_hidden_size is {config['mm_hidden_size']}, the tower's weights "
                 f"are {tower.hidden} wide"
             )
-        decoder = decoder_config(config, rope_from_config(config))
+        rope = rope_from_config(config)
+        decoder = decoder_config(config, rope)
         stated = stated_schedule(config, decoder.layers)
         return cls(
             tower=tower,
             decoder=decoder,
             tied=bool(config.get("tie_word_embeddings", False)),
             pinpoints=parse_pinpoints(config.get("image_grid_pinpoints") or [], tower.image),
-            window=whole(config, "tokenizer_model_max_length", 32768),
+            window=rope.window(whole(config, "tokenizer_model_max_length", 32768)),
             drop=stated if config.get("mm_llm_compress") else None,
             stated=stated,
         )

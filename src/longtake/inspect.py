@@ -222,10 +222,13 @@ def beside_longva(made: System, frames: int, dtype: torch.dtype) -> Comparison:
 
 
 def cost_of(made: System, frames: int, dtype: torch.dtype) -> Cost:
-    """Let a system on the meta device see `frames` frames and count what comes out."""
-    read = list(made.arrange(made.compress(see_blank(made, frames))))
-    tokens = sum(sum(part.counts) for part in read)
-    made = made.scaled(made.target_for(sum(map(visual_count, read)), frames))
+    """What `frames` frames become; the meta device sees them where only seeing tells."""
+    tokens, visual = made.arranged(frames), made.planned(frames)
+    if tokens is None or visual is None:
+        read = list(made.arrange(made.compress(see_blank(made, frames))))
+        tokens = sum(sum(part.counts) for part in read)
+        visual = sum(map(visual_count, read))
+    made = made.scaled(made.target_for(visual, made.nominal(frames)))
     return Cost(
         frames=frames,
         tokens=tokens,

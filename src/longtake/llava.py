@@ -94,10 +94,11 @@ class LlavaConfig:
         require("mm_patch_merge_type", merge, ("unires", "flat"))
         require("mm_vision_select_feature", config.get("mm_vision_select_feature"), ("patch", None))
         vit = clip_config(tower, config.get("mm_vision_select_layer", -2))
+        rope = rope_from_config(config)
         return {
             "tower": vit,
             "tower_layers": clip_layers(tower),
-            "decoder": decoder_config(config, rope_from_config(config)),
+            "decoder": decoder_config(config, rope),
             "projector_depth": projector_depth(text(config, "mm_projector_type", "linear")),
             "tied": bool(config.get("tie_word_embeddings", False)),
             "stride": whole(config, "mm_spatial_pool_stride", 2),
@@ -106,7 +107,7 @@ class LlavaConfig:
             "aspect": text(config, "image_aspect_ratio", "square"),
             "pinpoints": parse_pinpoints(config.get("image_grid_pinpoints") or [], vit.image),
             "frames": whole(mapping(config, "longtake"), "frames", 32),
-            "window": whole(config, "tokenizer_model_max_length", 2**31),
+            "window": rope.window(whole(config, "tokenizer_model_max_length", 2**31)),
             "still_as_frame": bool(mapping(config, "longtake").get("still_as_frame")),
         }
 

@@ -148,20 +148,23 @@ class OneVisionConfig:
             require(name, config.get(name), allowed)
         layers, field = siglip_layers(tower), "vision_feature_layer"
         vit = siglip_config(tower, used_layers(layers, config.get(field, -1), field))
-        heights_first = parse_pinpoints(config.get("image_grid_pinpoints") or [], vit.image)
+        grids = config.get("image_grid_pinpoints")
+        grids = "(1x1),...,(6x6)" if grids is None else grids  # transformers' own default
+        heights_first = parse_pinpoints(grids, vit.image)
+        rope = rope_from_config(words)
         return cls(
             tower=vit,
             tower_layers=layers,
-            decoder=decoder_config(words, rope_from_config(words)),
+            decoder=decoder_config(words, rope),
             projector_depth=2,
-            tied=bool(config.get("tie_word_embeddings", words.get("tie_word_embeddings", False))),
+            tied=bool(config.get("tie_word_embeddings") or words.get("tie_word_embeddings")),
             keys=transformers_keys(names),
             stride=2,
             mode="bilinear",
             newlines="one_token",
             aspect=aspect_of(config, "vision_aspect_ratio", "anyres_max_9"),
             pinpoints=tuple((width, height) for height, width in heights_first),
-            window=whole(words, "max_position_embeddings", 32768),
+            window=rope.window(whole(words, "max_position_embeddings", 32768)),
         )
 
     def blueprint(self) -> Blueprint:

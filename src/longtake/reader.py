@@ -87,6 +87,9 @@ class Eye(Protocol):
     def arranged(self, frames: int) -> int | None:
         """The same with separators."""
 
+    def nominal(self, frames: int) -> int:
+        """Visual tokens that so many frames were in training, separators aside."""
+
     def follow(self, shown: Shown, last: bool) -> str:
         """Text that follows a visual; `last`: the question comes next."""
 
@@ -161,18 +164,18 @@ class Reader:
             self.lead = self.eye.follow(self.shown, last=number + 1 == len(sources))
 
     def foreseen(self, sources: Sequence[Source | Opened]) -> tuple[int, int]:
-        """Visual tokens of all sources, separators aside, and their frames, before any is read.
+        """Visual tokens of all sources, separators aside, and as many as without a pooling.
 
-        Images are seen for that. A video that breaks off has fewer. Raises OptionError where only
-        reading would tell.
+        Nothing is read yet, but images are seen. A video that breaks off has fewer. Raises
+        OptionError where only reading would tell.
         """
         alone = sum(map(is_still, sources)) == 1
-        tokens = frames = 0
+        tokens = nominal = 0
         for source in sources:
             with opened_source(source) as opened:
                 if isinstance(opened, Tensor):
-                    seen = self.eye.see_image(opened, alone)
-                    tokens, frames = tokens + visual_count(seen), frames + 1
+                    count = visual_count(self.eye.see_image(opened, alone))
+                    tokens, nominal = tokens + count, nominal + count
                     continue
                 count = len(self.eye.sample(self.footage(opened), self.num))
                 planned = self.eye.planned(count)
@@ -181,8 +184,8 @@ class Reader:
                         "nothing says how many visual tokens a video becomes with this compress; "
                         "leave extend, or use a ProgressivePool"
                     )
-                tokens, frames = tokens + planned, frames + count
-        return tokens, frames
+                tokens, nominal = tokens + planned, nominal + self.eye.nominal(count)
+        return tokens, nominal
 
     def prefilled(self, tokens: int) -> None:
         """Report how far the language model has read."""

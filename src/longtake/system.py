@@ -158,9 +158,19 @@ class System(Asking, Weighing):
         extend = self.extend if said is None else visual_window(said)
         return replace(self, kv=kv, model=model, window=window, extend=extend)
 
-    def target_for(self, tokens: int, frames: int) -> int:
-        """What positions are stretched for in a request of so many visual tokens and frames."""
-        return 0 if self.extend is None else self.extend.resolved(tokens, self.nominal(frames))
+    def target_for(self, tokens: int, nominal: int) -> int:
+        """What positions are stretched for in a request of so many visual tokens.
+
+        `nominal`: as many as there would be without a pooling of the user's.
+        """
+        return 0 if self.extend is None else self.extend.resolved(tokens, nominal)
+
+    def window_for(self, frames: int) -> int | None:
+        """Tokens it reads of so many frames, positions stretched for them."""
+        visual = self.planned(frames)
+        if visual is None:
+            return self.window
+        return self.scaled(self.target_for(visual, self.nominal(frames))).window
 
     def scaled(self, target: int) -> Self:
         """With positions stretched for so many visual tokens, where `extend` asks for it.
@@ -225,8 +235,9 @@ class System(Asking, Weighing):
         pieces = self.pieces(prompt, visuals)
         if limit is not None:
             pieces = first_tokens(pieces, limit)
-        frames = sum(len(visual.counts) * visual.span for visual in visuals)
-        system = self.scaled(self.target_for(sum(map(visual_count, pieces)), frames))
+        # a still is no frame of a video: it has its own tokens, which are more
+        nominal = sum(max(visual_count(v), self.nominal(len(v.counts) * v.span)) for v in visuals)
+        system = self.scaled(self.target_for(sum(map(visual_count, pieces)), nominal))
         # a memory of all up to the last visual, then the text that asks
         ends = [n for n, piece in enumerate(pieces, 1) if isinstance(piece, VisualTokens)]
         split = max(ends, default=0)

@@ -68,6 +68,10 @@ class Weighing(Seeing):
         """How many tokens an answer is written behind, at most."""
         return self.kept(tokens)
 
+    def window_for(self, frames: int) -> int | None:
+        """Tokens it reads of so many frames."""
+        return self.window
+
     def beyond_training(self, tokens: int) -> tuple[str, ...]:
         """A warning if there are more tokens than the checkpoint was trained to read."""
         return beyond_training(self.window, tokens)

@@ -12,6 +12,7 @@ from longtake.errors import CheckpointError
 from longtake.parts.cache import GrowingCache
 from longtake.parts.qwen2 import Decoder, Step, decoder_config
 from longtake.parts.rope import (
+    Linear,
     Rope,
     Yarn,
     frequencies,
@@ -238,7 +239,8 @@ def test_configs(config: dict[str, Any], expected: Rope) -> None:
 @pytest.mark.parametrize(
     ("scaling", "told"),
     [
-        ({"type": "linear", "factor": 2.0}, "'linear' is not supported"),
+        ({"type": "linear", "factor": 0.5}, "rope scaling factor is 0.5, expected 1 or more"),
+        ({"type": "linear"}, "factor is None"),
         ({"type": "dynamic", "factor": 2.0}, "'dynamic' is not supported"),
         ({"rope_type": "longrope"}, "'longrope' is not supported"),
         ({"rope_type": "llama3", "factor": 8.0}, "'llama3' is not supported"),
@@ -276,3 +278,21 @@ def test_what_is_not_computed_is_refused(scaling: Any, told: str) -> None:
 def test_a_base_that_turns_nothing_is_refused(theta: Any) -> None:
     with pytest.raises(CheckpointError, match="rope_theta is"):
         rope_from_config({"rope_theta": theta, "rope_scaling": YARN})
+
+
+@pytest.mark.parametrize("name", ["type", "rope_type"])
+def test_linear_scaling_of_a_checkpoint(name: str) -> None:
+    fields = {"rope_theta": 1e6, "max_position_embeddings": 32768}
+    rope = rope_from_config({**fields, "rope_scaling": {name: "linear", "factor": 2.0}})
+    assert rope == Rope(theta=1e6, positions=32768, scaling=Linear(factor=2.0))
+
+
+def test_how_far_a_stretched_checkpoint_reads() -> None:
+    fields = {"rope_theta": 1e6, "max_position_embeddings": 32768}
+    plain = rope_from_config(fields)
+    four = rope_from_config({**fields, "rope_scaling": {"type": "yarn", "factor": 4.0}})
+    said = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    written = rope_from_config({**fields, "max_position_embeddings": 131072, "rope_scaling": said})
+    assert plain.window(8192) == 8192
+    assert [rope.window(32768) for rope in (four, written)] == [131072, 131072]
+    assert four.window(200000) == 200000  # stated as it is

@@ -113,7 +113,7 @@ class Bench:
         system, head = self.system, self.system.tokens(self.system.template.head())
         self._cache = self._read = None  # two at a time might not fit
         count = len(visual.features_ND)
-        target = system.target_for(count - visual.newlines, frames)
+        target = system.target_for(count - visual.newlines, system.nominal(frames))
         cache, system = system.new_cache(), system.scaled(target)
         system.make_room(cache, len(head) + count, count)
         reading = system.remember(iter([head, visual]), cache, Known(len(head) + count))

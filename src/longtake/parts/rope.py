@@ -136,6 +136,10 @@ class Rope:
         """What cosines and sines are multiplied by."""
         return 1.0 if self.scaling is None else self.scaling.gain
 
+    def window(self, stated: int) -> int:
+        """How far a checkpoint reads of whose length so much is stated, its own scaling aside."""
+        return stated if self.scaling is None else max(stated, round(self.positions * self.factor))
+
     def stretched(self, scaling: Linear | Ntk | Yarn) -> Rope:
         """With this in place of what stretched them before; a factor up to 1 stretches nothing."""
         return replace(self, scaling=scaling if scaling.factor > 1.0 else None)
@@ -214,22 +218,32 @@ def rope_from_config(config: Mapping[str, Any]) -> Rope:
     unnamed = "default" if scaling.get("factor") is None else None
     kind = scaling.get("rope_type") or scaling.get("type") or unnamed
     unusable = [name for name in UNUSABLE if scaling.get(name) is not None]
-    if kind not in ("default", "yarn") or unusable:
+    if kind not in ("default", "yarn", "linear") or unusable:
         found = f"{kind!r}{' with ' + unusable[0] if unusable else ''}"
         raise CheckpointError(
-            f"config.json: rope scaling {found} is not supported; expected yarn or none"
+            f"config.json: rope scaling {found} is not supported; expected yarn, linear or none"
         )
-    yarn = yarn_from_config(scaling, positions) if kind == "yarn" else None
-    return Rope(theta=theta, positions=positions, scaling=yarn)
+    plain = Rope(theta=theta, positions=positions)
+    if kind == "default":
+        return plain
+    if kind == "linear":
+        return plain.stretched(Linear(factor=factor_from_config(scaling)))
+    return replace(plain, scaling=yarn_from_config(scaling, positions))
+
+
+def factor_from_config(scaling: Mapping[str, Any]) -> float:
+    """How many times further a checkpoint reads. Raises CheckpointError."""
+    factor = real(scaling, "factor")
+    if factor < 1.0:
+        raise CheckpointError(f"config.json: rope scaling factor is {factor}, expected 1 or more")
+    return factor
 
 
 def yarn_from_config(scaling: Mapping[str, Any], original: int) -> Yarn:
     """The fields that transformers reads. Raises CheckpointError for numbers that mean nothing."""
-    factor = real(scaling, "factor")
+    factor = factor_from_config(scaling)
     fast, slow = real(scaling, "beta_fast", 32.0), real(scaling, "beta_slow", 1.0)
     truncate = scaling.get("truncate", True)
-    if factor < 1.0:
-        raise CheckpointError(f"config.json: rope scaling factor is {factor}, expected 1 or more")
     if fast < slow:
         raise CheckpointError(f"config.json: beta_fast {fast} is below beta_slow {slow}")
     if not isinstance(truncate, bool):
