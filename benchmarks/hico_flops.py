@@ -29,6 +29,7 @@ from longtake.costs import (
 )
 from longtake.parts.dropping import Schedule
 from longtake.sizes import FLASH_7B_224, FLASH_7B_448, LONGVA_7B
+from longtake.wishes import PRESETS
 
 RESULTS = Path(__file__).parent / "results"
 FRAME_COUNTS = (256, 512, 1024, 2048, 4096, 10000)
@@ -38,11 +39,11 @@ FAR = 10**10
 """Frames at which a ratio is as good as its limit."""
 
 SIZES = {"224": FLASH_7B_224, "448": FLASH_7B_448}
-NONE, CARD, DEFAULT = "no drop", "card's drop", "default drop"
+NONE, CARD, DEFAULT = "no drop", "card's drop", "repository's drop"
 DROPS: dict[str, Schedule | None] = {
     NONE: None,
-    CARD: Schedule(layers=(4, 18), ratios=(1, 0.75, 0.25)),
-    DEFAULT: Schedule(kind="attention", layers=(8, 16, 24), ratios=(1, 0.5, 0.25, 0.125)),
+    CARD: PRESETS["card"],
+    DEFAULT: PRESETS["repository"],
 }
 
 HEAD = """# Compute of VideoChat-Flash beside LongVA
