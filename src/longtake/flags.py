@@ -200,7 +200,7 @@ class Condensing:
         str | None,
         typer.Option(
             metavar="RULE",
-            help="Drop visual tokens between layers: 4,18:1,0.75,0.25, card, repository, config, off.",
+            help="Drop tokens between layers: 4,18:1,0.75,0.25, card, repository, config, off.",
         ),
     ] = None
     kv: Annotated[
