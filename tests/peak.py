@@ -80,13 +80,14 @@ def take(case: Case) -> Taken:
         memory = system.watch(case.clip, max_frames=case.frames)
         watching = resident("VmHWM") - before
         settle()
-        answer = system.ask(memory, "What happens?", options)
+        system.ask(memory, "What happens?", options)
+        asked = system.tokens(memory.lead + system.template.tail("What happens?"))
         return Taken(
             length=memory.length,
             memory=memory.bytes,
             watching=watching,
             asking=resident("VmHWM") - before,
-            question=answer.stats.prompt_tokens - memory.length,
+            question=len(asked),
         )
 
 

@@ -141,12 +141,23 @@ class Dropped(System):
         asked = super().answering_bytes(tokens, place, shown)
         if self.drop is None or not self.drop.depends:
             return asked
+        # what was packed is unpacked to write, when rows have passed all layers
+        unpacked = self.unpacking_bytes(max(self.rows(tokens, shown.text)), place)
         decoder, drops = self.config.decoder, len(self.drop.layers)
         waiting = self.holding.waiting([tokens])
         ranking = 3 * decoder.heads * waiting * torch.float32.itemsize
         passing = self._descending(tokens, place, self.drop.shared, drops, 0)
         block = layer_bytes(decoder, place, min(waiting, place.block))
-        return asked + max(passing + block, ranking)
+        made = self._made(tokens, place, self.drop.shared)
+        return asked - unpacked + max(passing + block, ranking, made + unpacked)
+
+    def _made(self, tokens: int, place: Place, drops: int) -> int:
+        """Keys and values that a question's own layers have, those behind drop `drops`."""
+        assert self.drop is not None
+        row = self.full_row_bytes(place.dtype) // self.config.decoder.layers
+        counts, parts = self.drop.counts(tokens), self.drop.stages(self.config.decoder.layers)
+        stages = range(drops + 1, len(parts))
+        return sum(len(parts[stage]) * counts[stage] * row for stage in stages)
 
     def _descending(self, tokens: int, place: Place, first: int, last: int, entering: int) -> int:
         """Bytes at most while drops `first` to `last` are made, from `entering` rows of their own.

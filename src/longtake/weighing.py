@@ -121,10 +121,14 @@ class Weighing(Seeing):
         decoder = self.video_sizes.decoder
         rows = self.rows(tokens, shown.text)
         asked = question_bytes(decoder, place, shown, max(rows))
+        return asked + self.unpacking_bytes(max(rows), place)
+
+    def unpacking_bytes(self, rows: int, place: Place) -> int:
+        """One layer's keys and values in full, where they are packed: so they are asked."""
+        decoder = self.video_sizes.decoder
         if self.kv == "full":
-            return asked
-        # a layer at a time is unpacked
-        return asked + unpacked_bytes(max(rows), decoder.kv_heads, decoder.head_dim, place.dtype)
+            return 0
+        return unpacked_bytes(rows, decoder.kv_heads, decoder.head_dim, place.dtype)
 
     def make_room(self, cache: GrowingCache, total: int, coming: int) -> None:
         """Reserve what `coming` visual tokens take, the last of `total`, or raise CapacityError."""
