@@ -19,6 +19,8 @@ class Showing:
     """A file, or a folder of frames."""
     start: float | None
     end: float | None
+    rate: int
+    """Frames a second, where it is a folder of frames."""
     examples: tuple[Example, ...]
 
 
@@ -72,10 +74,11 @@ def planned(task: Task, library: Library, limit: int | None) -> Plan:
 
 
 def _showings(asked: Sequence[tuple[Example, Path]]) -> tuple[Showing, ...]:
-    groups: dict[tuple[Path, float | None, float | None], list[Example]] = {}
+    groups: dict[tuple[Path, float | None, float | None, int], list[Example]] = {}
     for example, path in asked:
-        groups.setdefault((path, example.start, example.end), []).append(example)
+        key = (path, example.start, example.end, example.rate)
+        groups.setdefault(key, []).append(example)
     return tuple(
-        Showing(video=path, start=start, end=end, examples=tuple(examples))
-        for (path, start, end), examples in groups.items()
+        Showing(video=path, start=start, end=end, rate=rate, examples=tuple(examples))
+        for (path, start, end, rate), examples in groups.items()
     )

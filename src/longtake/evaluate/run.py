@@ -25,8 +25,6 @@ from longtake.system import System
 from longtake.types import Memory, Options
 from longtake.video.sample import Footage, uniform
 
-FRAMES_PER_SECOND = 3
-"""Of folders of frames: MVBench's episodic_reasoning."""
 ASKED = "questions"
 """Name of the stage that counts questions, for progress."""
 
@@ -117,7 +115,7 @@ def opened(showing: Showing) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder, "frames.mov")
-        yield str(frames_as_video(showing.video, FRAMES_PER_SECOND, target))
+        yield str(frames_as_video(showing.video, showing.rate, target))
 
 
 def answered(task: Task, example: Example, memory: Memory, asking: Asking) -> Row:
