@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from longtake.errors import AnnotationError
-from longtake.evaluate.annotations import annotation_files, parsed
+from longtake.evaluate.annotations import annotation_files, json_lines, parsed
 from longtake.evaluate.tasks import Example, stem_of
 
 IDS = ("key", "question_id", "uid", "id")
@@ -96,8 +96,7 @@ def records_of(file: Path) -> Iterator[Mapping[str, Any]]:
     except (UnicodeDecodeError, OSError) as error:
         raise AnnotationError(f"{file} cannot be read ({error})") from error
     if file.suffix == ".jsonl":
-        lines = [line for line in text.splitlines() if line.strip()]
-        entries: Any = [parsed(line, f"{file.name}: row {n}") for n, line in enumerate(lines, 1)]
+        entries: Any = json_lines(file, text)
     else:
         entries = parsed(text, file.name)
     yield from opened(entries)
