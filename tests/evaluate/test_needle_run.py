@@ -18,9 +18,23 @@ from longtake.errors import CapacityError, OptionError, StoreError
 from longtake.evaluate import needle_run
 from longtake.evaluate.multihop import Chains, drawn_chains
 from longtake.evaluate.needle_data import Needle, drawn_needles
-from longtake.evaluate.needle_memory import Bench, common_rows, fill, forced, likeliest
+from longtake.evaluate.needle_memory import (
+    Bench,
+    asked_ids,
+    common_rows,
+    fill,
+    forced,
+    likeliest,
+)
 from longtake.evaluate.needle_plan import Films, open_films, plan_of
-from longtake.evaluate.needle_rules import CLEAN, LONGVA, VIDEO_XL, VIDEOCHAT_FLASH, depths_of
+from longtake.evaluate.needle_rules import (
+    CLEAN,
+    LONGVA,
+    VIDEO_XL,
+    VIDEOCHAT_FLASH,
+    Rule,
+    depths_of,
+)
 from longtake.evaluate.needle_run import Cell, Trial, prepared, run
 from longtake.evaluate.results import Results
 from longtake.system import System
@@ -153,6 +167,32 @@ def test_the_tower_sees_each_frame_once(tmp_path: Path, monkeypatch: pytest.Monk
     assert not any("error" in row for row in rows)
     assert 24 <= sum(seen) <= 1.3 * 24
     assert {row["asked"] for row in rows} == {3}
+
+
+@pytest.mark.parametrize(
+    ("rule", "around"),
+    [
+        (VIDEO_XL, "Question: {}\nAnswer: <|im_end|>\n<|im_start|>assistant\nBest option:("),
+        (LONGVA, "{}<|im_end|>\n<|im_start|>assistant\n"),
+    ],
+)
+def test_a_published_rule_asks_in_its_own_words(rule: Rule, around: str) -> None:
+    """The whole sequence: what is read before the video, the video, all that is behind it."""
+    system, question = tiny("longva"), "What {is} it?\nA. One\nB. Two"
+    trial = trial_of(drawn_needles(1, 7), lengths=(4,), rule=rule)
+    film = replace(noise(24), seconds_T=torch.arange(24, dtype=torch.float64))
+    with ExitStack() as stack:
+        grid = prepared(system, open_films([film], stack), trial, quiet, None)
+    filled = fill(system, grid.hay, grid.groups(trial.cells()[1], 1), grid.needles[0])
+    memory = grid.bench.memory(filled, grid.hay, 4)
+    said = (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n",
+        around.format(question),
+    )
+    before, behind = map(system.tokens, said)
+    assert memory.ids == before
+    assert memory.length == len(before) + 5 * grid.hay.tokens.counts[0]
+    assert asked_ids(grid.bench, memory, question) == behind
 
 
 def test_what_is_common_is_read_once() -> None:
