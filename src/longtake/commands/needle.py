@@ -228,14 +228,15 @@ def videos(
     place: Place,
 ) -> None:
     """Open, load, run, print and save."""
-    from longtake.evaluate.needle_plan import identity_of, open_films
+    from longtake.evaluate.header import identity_of
+    from longtake.evaluate.needle_plan import open_films
     from longtake.evaluate.needle_run import run
     from longtake.evaluate.results import Results
 
     films = open_films(sources, stack)
     identities = [identity_of(source) for source in sources]
     system = loaded(model, *how)
-    header = trial.header(system, model, identities)
+    header = trial.header(system, model, identities, how[1].given())
     results = stack.enter_context(Results(place.out / "needle.jsonl", header, place.retry))
     if there := len(results.done()):
         note(f"{there} of {len(trial.cells())} cells are there already")
@@ -256,13 +257,14 @@ def texts(
     place: Place,
 ) -> None:
     """Read, load, run, print and save."""
-    from longtake.evaluate.needle_plan import identity_of
+    from longtake.evaluate.header import identity_of
     from longtake.evaluate.needle_text import read_texts, run_text
     from longtake.evaluate.results import Results
 
     book = read_texts(sources)
     system = loaded(model, *how)
-    header = trial.header(system, model, [identity_of(source) for source in sources])
+    identities = [identity_of(source) for source in sources]
+    header = trial.header(system, model, identities, how[1].given())
     results = stack.enter_context(Results(place.out / "needle.jsonl", header, place.retry))
     with bars() as progress:
         run_text(system, book, trial, results, progress)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from longtake.errors import StoreError
 from longtake.evaluate.intervals import percent
 from longtake.evaluate.results import Row
+from longtake.evaluate.whole import write_whole
 
 COLOURS = ("#F0496E", "#EBB839", "#9ad5b3")
 """Of V-NIAH's map, from 0 to 1."""
@@ -161,15 +160,8 @@ def save_report(header: Row, rows: Sequence[Row], way: str, out: Path) -> list[P
         files["needle.png"] = lambda path: heat_map(grid, way, (title, across), path)
     made = []
     for name, write in files.items():
-        target, aside = out / name, out / f".{os.getpid()}-{name}"
-        try:
-            write(aside)
-            aside.replace(target)
-        except OSError as error:
-            raise StoreError(f"{target} cannot be written ({error.strerror})") from error
-        finally:
-            aside.unlink(missing_ok=True)
-        made.append(target)
+        write_whole(out / name, write)
+        made.append(out / name)
     return made
 
 

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from longtake.engine import memory_errors, prefill, require_room, write
 from longtake.errors import CapacityError, LongtakeError, OptionError, StoreError
+from longtake.evaluate.header import about
 from longtake.evaluate.needle_memory import Bench, likeliest, reads_on
 from longtake.evaluate.needle_rules import LONGVA, Depth, Rule, Score, matches
 from longtake.evaluate.needle_run import Cell
 from longtake.evaluate.needle_scores import single_summary
-from longtake.evaluate.results import Results, Row, about
+from longtake.evaluate.results import Results, Row
 from longtake.parts.cache import GrowingCache
 from longtake.reader import Known, Progress
 from longtake.system import System
@@ -65,12 +66,14 @@ class TextTrial:
         """Length by length."""
         return [Cell(frames=n, depth=depth) for n in self.lengths for depth in self.depths]
 
-    def header(self, system: System, model: str, sources: Sequence[str]) -> Row:
-        """What results of this trial depend on."""
+    def header(
+        self, system: System, model: str, sources: Sequence[str], given: Row | None = None
+    ) -> Row:
+        """What results of this trial depend on; `given`: options of the system."""
         return {
             "what": "needle text",
             "model": model,
-            **about(system),
+            **about(system, given),
             "seed": self.seed,
             "rule": self.rule.name,
             "score": self.score,

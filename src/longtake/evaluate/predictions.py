@@ -32,6 +32,8 @@ class Recorded:
     """By the video's name without ending, and the question's own words or its try."""
     by_row: Mapping[int, tuple[str, str]]
     """Words asked and answer, by the row's number, where a log holds nothing else."""
+    header: Mapping[str, Any]
+    """What `longtake eval` says of how the answers were made; empty for those of others."""
 
     def text_of(self, example: Example, row: int) -> str | None:
         """The answer to a question, which is that of a row; None if there is none."""
@@ -51,8 +53,11 @@ def read_predictions(path: Path) -> Recorded:
     by_id: dict[str, str] = {}
     by_words: dict[tuple[str, str], str] = {}
     by_row: dict[int, tuple[str, str]] = {}
+    header: Mapping[str, Any] = {}
     for file in annotation_files(path):
         for record in records_of(file):
+            if isinstance(record.get("header"), dict):
+                header = record["header"]
             text = text_in(record)
             if text is None:
                 continue
@@ -66,7 +71,7 @@ def read_predictions(path: Path) -> Recorded:
                     by_words.update({(stem_of(str(record[name])), w): text for w in words(record)})
     if not by_id and not by_words and not by_row:
         raise AnnotationError(f"{path} holds no recorded answers of a layout known here")
-    return Recorded(by_id=by_id, by_words=by_words, by_row=by_row)
+    return Recorded(by_id=by_id, by_words=by_words, by_row=by_row, header=header)
 
 
 def words(record: Mapping[str, Any]) -> Iterator[str]:

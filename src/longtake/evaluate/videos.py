@@ -94,7 +94,8 @@ def holds_pictures(folder: Path) -> bool:
 def frames_as_video(folder: Path, per_second: int, target: Path) -> Path:
     """Write a folder of frames as a video; nothing is encoded anew.
 
-    They are in the order of the numbers their names end in, as VideoChat-Flash reads them. Raises VideoError if they are of several kinds or cannot be read.
+    They are in the order of the numbers their names end in, as VideoChat-Flash reads them. Raises
+    VideoError if they are of several kinds or cannot be read.
     """
     found = (file for file in folder.iterdir() if file.suffix.lower() in PICTURES)
     pictures = sorted(found, key=numbered)
