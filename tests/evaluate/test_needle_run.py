@@ -14,6 +14,7 @@ import torch
 from tests.tiny import noise
 
 from longtake.api import load
+from longtake.commands.needle import Hiding, needles_of
 from longtake.errors import CapacityError, OptionError, StoreError
 from longtake.evaluate import needle_run
 from longtake.evaluate.multihop import Chains, drawn_chains
@@ -148,13 +149,19 @@ def test_a_filled_haystack_reads_as_the_same_frames_watched(name: str, options: 
         assert len(memory.entries) == len(watched.entries)
 
 
-def test_the_tower_sees_each_frame_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """5 depths at 4 lengths that do not nest: at most 1.3 times the longest haystack's frames."""
-    system, seen = tiny("longva"), []
-    encode = type(system).encode
-    monkeypatch.setattr(
-        type(system), "encode", lambda self, x: (seen.append(len(x)), encode(self, x))[1]
-    )
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many frames the tower sees, each time it sees some."""
+    counts: list[int] = []
+    kind = type(tiny("longva"))
+    encode = kind.encode
+    monkeypatch.setattr(kind, "encode", lambda self, x: (counts.append(len(x)), encode(self, x))[1])
+    return counts
+
+
+def test_the_tower_sees_each_frame_once(tmp_path: Path, seen: list[int]) -> None:
+    """5 depths at 4 lengths that do not nest, a card for each depth."""
+    system = tiny("longva")
     trial = trial_of(
         drawn_needles(5, 7),
         lengths=(5, 7, 12, 24),
@@ -165,8 +172,22 @@ def test_the_tower_sees_each_frame_once(tmp_path: Path, monkeypatch: pytest.Monk
     rows = make(system, trial, tmp_path / "r.jsonl")
     assert len(rows) == 20
     assert not any("error" in row for row in rows)
-    assert 24 <= sum(seen) <= 1.3 * 24
+    assert sum(seen) == 24 + 5
     assert {row["asked"] for row in rows} == {3}
+
+
+def test_a_grid_of_the_default_cards_costs_little_more_than_its_longest_haystack(
+    seen: list[int],
+) -> None:
+    """docs/needles.md: at most 1.3 encodings from 167 frames on; 50 cards are many for fewer."""
+    depths = tuple(depths_of(CLEAN, [0, 25, 50, 75, 100]))
+    needles = needles_of(Hiding(), len(depths))
+    assert len(needles) == 50
+    trial = trial_of(needles, lengths=(50, 64, 128, 167), depths=depths, fresh=True)
+    with ExitStack() as stack:
+        films = open_films([noise(200, height=32, width=32)], stack)
+        prepared(tiny("longva"), films, trial, quiet, None)
+    assert sum(seen) == 167 + 50 <= 1.3 * 167
 
 
 @pytest.mark.parametrize(

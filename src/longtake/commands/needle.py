@@ -57,14 +57,16 @@ class Hiding:
     ] = None
     cards: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Cards per depth, or chains, to draw.  [default: 10]"),
+        typer.Option(
+            metavar="N", help="Cards per depth, or chains, to draw; 5 numbers in text.  [10]"
+        ),
     ] = None
     hops: Annotated[
         int | None, typer.Option(metavar="N", help="Hops of a drawn chain.  [default: 2]")
     ] = None
     distractors: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Chains (or numbers in text) that lead elsewhere.  [1]"),
+        typer.Option(metavar="N", help="Chains that lead elsewhere; 0 other numbers in text.  [1]"),
     ] = None
     rule: Annotated[
         str,
@@ -75,8 +77,13 @@ class Hiding:
         typer.Option(metavar="WAY", help="forced, generated or both.  [default: the rule's]"),
     ] = None
     max_new_tokens: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Most tokens of a generated answer.")
-    ] = 32
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Most tokens of a generated answer; 4 more than the number's in text.  [32]",
+        ),
+    ] = None
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of what is drawn.")] = 0
 
 
@@ -132,6 +139,7 @@ def check_folder(out: Path) -> None:
 
 def trial_of(hiding: Hiding) -> Trial:
     """What is to be measured, checked before anything is opened but the needles."""
+    from longtake.evaluate.needle_memory import ANSWER_TOKENS
     from longtake.evaluate.needle_rules import last_of, parse_counts, rule_named
     from longtake.evaluate.needle_run import Trial
 
@@ -150,7 +158,7 @@ def trial_of(hiding: Hiding) -> Trial:
         score=score,
         seed=hiding.seed,
         reach=last_of(hiding.frames) if rule.frames == "second" else 0,
-        answer_tokens=hiding.max_new_tokens,
+        answer_tokens=hiding.max_new_tokens or ANSWER_TOKENS,
     )
 
 
@@ -191,6 +199,7 @@ def text_trial_of(hiding: Hiding) -> TextTrial:
         depths=tuple(places_of(hiding, rule)),
         numbers=5 if hiding.cards is None else hiding.cards,
         distractors=hiding.distractors or 0,
+        answer_tokens=hiding.max_new_tokens,
         score=score_of(hiding, rule),
         seed=hiding.seed,
     )
@@ -274,7 +283,7 @@ def texts(
 
 def finish(header: Row, rows: Sequence[Row], way: str, out: Path) -> None:
     """Print the table, save report and map."""
-    from longtake.evaluate.needle_report import failures, main_table, save_report
+    from longtake.evaluate.needle_report import failures, main_table, no_map, save_report
 
     for line in failures(rows):
         say(f"cell {line}", kind="warning")
@@ -283,3 +292,5 @@ def finish(header: Row, rows: Sequence[Row], way: str, out: Path) -> None:
         print(table(lines, "<" + ">" * (len(lines[0]) - 1)))
     for path in save_report(header, rows, way, out):
         note(f"saved {path}")
+    if no_map(rows):
+        say("no heat map: matplotlib is not installed (pip install matplotlib: the extra plot)")

@@ -52,6 +52,8 @@ class TextTrial:
     """Needles of each cell, the same for all."""
     distractors: int = 0
     score: Score = "both"
+    answer_tokens: int | None = None
+    """Most tokens of a generated answer; None: four more than the number has."""
     seed: int = 24242424
     """The original's unless said otherwise."""
 
@@ -77,6 +79,7 @@ class TextTrial:
             "seed": self.seed,
             "rule": self.rule.name,
             "score": self.score,
+            "answer_tokens": self.answer_tokens,
             "frames": list(self.lengths),
             "depths": [[depth.share, depth.label] for depth in self.depths],
             "numbers": self.numbers,
@@ -225,7 +228,7 @@ def text_row(
         for number, draws in needles:
             needle = tokens(NEEDLE.format(city=CITY, number=number))
             prompt = book.prompt(cell.frames, share, needle, draws)
-            answers.append(text_answer(reader, prompt, str(number), trial.score))
+            answers.append(text_answer(reader, prompt, str(number), trial))
     except StoreError:
         raise
     except (LongtakeError, MemoryError) as error:
@@ -234,19 +237,20 @@ def text_row(
     return {**cell.about(), "asked": len(answers), **single_summary(answers), "answers": answers}
 
 
-def text_answer(reader: Reader, ids: list[int], wanted: str, score: Score) -> dict[str, Any]:
+def text_answer(reader: Reader, ids: list[int], wanted: str, trial: TextTrial) -> dict[str, Any]:
     """One number, in the ways that are scored."""
-    bench, system = reader.bench, reader.bench.system
+    bench, system, score = reader.bench, reader.bench.system, trial.score
     answer_ids = system.tokens(wanted)
+    most = trial.answer_tokens or len(answer_ids) + 4
     told: dict[str, Any] = {"needle": wanted, "about": "number", "wanted": wanted}
-    features_D, cache = reader.read(ids, 2 * len(answer_ids) + 8)
+    features_D, cache = reader.read(ids, len(answer_ids) + most)
     length = cache.get_seq_length()
     if score in ("forced", "both"):
         found = likeliest(bench, cache, features_D, answer_ids)
         told |= {"forced": found == answer_ids, "predicted": list(found)}
         cache.rewind(length)
     if score in ("generated", "both"):
-        options = system.options(max_new_tokens=len(answer_ids) + 4, repetition_penalty=1.0)
+        options = system.options(max_new_tokens=most, repetition_penalty=1.0)
         out = write(
             system.model, features_D, cache, options, end_ids=system.end_ids, decode=system.text
         )
