@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +22,7 @@ from longtake.flags import (
     frame_count,
     spread,
 )
-from longtake.terminal import bars, note, say
+from longtake.terminal import bars, note
 
 if TYPE_CHECKING:
     from longtake.evaluate.plan import Plan
@@ -115,9 +115,7 @@ def evaluate(
 ) -> None:
     """Run a published benchmark on local videos, or score recorded answers."""
     from longtake.evaluate.benchmarks import open_benchmark
-    from longtake.evaluate.plan import planned, with_subtitles
     from longtake.evaluate.prompts import check_style
-    from longtake.evaluate.videos import Library
 
     benchmark = open_benchmark(task, annotations)
     check_style(task, style)
@@ -130,19 +128,29 @@ def evaluate(
         )
         show(scored_again(benchmark, annotations, predictions, style), out, as_json)
         return
-    library = Library(folder=folder_of(videos, "videos"))
-    plan = planned(benchmark, library, limit)
-    if subtitles is not None:
-        plan = with_subtitles(benchmark, plan, folder_of(subtitles, "subtitles"))
-    tell_missing(plan)
+    plan = plan_of(benchmark, videos, subtitles, limit)
     folder = out or Path(f"eval-{task}-{slug(model)}")
     check_folder(folder, resume)
     system = loaded(model, loading, condensing)
-    name, asking = prepared(system, task, style=style, frames=max_frames, answering=answering)
-    asking = replace(asking, subtitles=subtitles)
-    what = {**about(benchmark, annotations), "model": model, "subtitles": subtitles is not None}
-    header = {**what, "style": name, **header_of(system, asking, condensing)}
+    name, asking = prepared(system, task, style, max_frames, subtitles, answering)
+    what = {**about(benchmark, annotations), "model": model, "style": name}
+    header = {**what, **header_of(system, asking, condensing)}
     show(ask_all(benchmark, plan, asking, header, folder, retry), folder, as_json)
+
+
+def plan_of(
+    benchmark: Task, videos: Path | None, subtitles: Path | None, limit: int | None
+) -> Plan:
+    """What is to be asked; says what is missing. Raises OptionError, AnnotationError."""
+    from longtake.commands.scores import tell_missing
+    from longtake.evaluate.plan import planned, with_subtitles
+    from longtake.evaluate.videos import Library
+
+    plan = planned(benchmark, Library(folder=folder_of(videos, "videos")), limit)
+    if subtitles is not None:
+        plan = with_subtitles(benchmark, plan, folder_of(subtitles, "subtitles"))
+    tell_missing(plan)
+    return plan
 
 
 def refuse(given: Mapping[str, object]) -> None:
@@ -167,9 +175,9 @@ def folder_of(path: Path | None, what: str) -> Path:
 def prepared(
     system: System,
     task: str,
-    *,
     style: str | None,
     frames: int | None,
+    subtitles: Path | None,
     answering: Answering,
 ) -> tuple[str, Asking]:
     """Name of the style, and how a system asks a benchmark's questions."""
@@ -183,6 +191,7 @@ def prepared(
         style=chosen,
         options=system.options(**given),
         frames=frames or chosen.frames,
+        subtitles=subtitles,
     )
     return name, asking
 
@@ -231,6 +240,7 @@ def header_of(system: System, asking: Asking, condensing: Condensing) -> dict[st
     shaping = {name: value for name, value in options.items() if not name.startswith("on_")}
     shaping.pop("cancelled")
     return {
+        "subtitles": asking.subtitles is not None,
         "prompts": asdict(asking.style),
         "frames": asking.frames or system.frames,
         **about(system, condensing.given()),
@@ -255,29 +265,6 @@ def scored_again(
     name, style = style_for(benchmark.name, "", wanted or made.get("style"))
     known = {**about(benchmark, annotations), "predictions": digest_of(predictions)}
     return rescored(benchmark, style, {**made, **known, "style": name}, recorded.text_of)
-
-
-def tell_missing(plan: Plan) -> None:
-    """Say which videos and subtitles are not there."""
-    videos = plan.missing_videos
-    if videos:
-        say(
-            f"{len(videos)} videos are missing ({names_of(videos)}); their "
-            f"{len(plan.missing)} questions are not asked",
-            kind="warning",
-        )
-    if plan.silent:
-        say(
-            f"{len(plan.silent)} files of subtitles are missing ({names_of(plan.silent)}); "
-            "questions about their videos are asked without",
-            kind="warning",
-        )
-
-
-def names_of(names: Sequence[str]) -> str:
-    """The first few, and how many more there are."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{', '.join(names[:3])}{more}"
 
 
 def show(report: Report, folder: Path | None, as_json: bool) -> None:

@@ -1,9 +1,35 @@
-"""A benchmark's result as text: tables, what was left out, published figures beside them."""
+"""What `longtake eval` says: what is missing, the result's tables, published figures beside."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from longtake.evaluate.plan import Plan
 from longtake.evaluate.report import Report, compared
-from longtake.terminal import table
+from longtake.terminal import say, table
+
+
+def tell_missing(plan: Plan) -> None:
+    """Say which videos and subtitles are not there."""
+    videos = plan.missing_videos
+    if videos:
+        say(
+            f"{len(videos)} videos are missing ({names_of(videos)}); their "
+            f"{len(plan.missing)} questions are not asked",
+            kind="warning",
+        )
+    if plan.silent:
+        say(
+            f"{len(plan.silent)} files of subtitles are missing ({names_of(plan.silent)}); "
+            "questions about their videos are asked without",
+            kind="warning",
+        )
+
+
+def names_of(names: Sequence[str]) -> str:
+    """The first few, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more}"
 
 
 def report_text(report: Report) -> str:

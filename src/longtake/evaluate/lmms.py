@@ -83,10 +83,6 @@ class Longtake(lmms):  # type: ignore[misc]
         `batch_size` is accepted: questions about one video share its memory at any size, and each
         answer is the same at all.
         """
-        super().__init__()
-        self._rank = int(os.environ.get("RANK", 0))
-        self._world_size = int(os.environ.get("WORLD_SIZE", 1))
-        self.batch_size = batch_size
         frames = options.pop("max_frames_num", options.pop("max_frames", None))
         self.frames = None if frames is None else int(frames)
         loading = {name: options.pop(name, None) for name in ("system", "vision_tower")}
@@ -94,8 +90,12 @@ class Longtake(lmms):  # type: ignore[misc]
         self.system: System = load(pretrained, device=chosen, dtype=dtype, **loading)
         self.system = self.system.variant(**{name: worded(v) for name, v in options.items()})
         made = [self.system.fingerprint, dtype, self.frames, loading, sorted(options.items())]
+        # lmms-eval names its folder of responses by this, some versions of it in the next line
         self.model_name = f"longtake-{hashlib.sha256(repr(made).encode()).hexdigest()[:16]}"
-        """Of the folder in which lmms-eval keeps responses: another for other options."""
+        super().__init__()
+        self._rank = int(os.environ.get("RANK", 0))
+        self._world_size = int(os.environ.get("WORLD_SIZE", 1))
+        self.batch_size = batch_size
 
     @property
     def device(self) -> torch.device:
