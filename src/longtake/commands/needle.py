@@ -53,7 +53,9 @@ class Hiding:
     ] = None
     needles: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="A list of needles (JSON), or a folder with one."),
+        typer.Option(
+            metavar="PATH", help="A list of needles (JSON, parquet), or a folder with one."
+        ),
     ] = None
     cards: Annotated[
         int | None,
