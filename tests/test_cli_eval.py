@@ -179,6 +179,9 @@ def test_a_folder_without_the_subtitles_is_no_run_with_subtitles(tmp_path: Path)
     report = json.loads((out / "result.json").read_text())
     assert (report["unsubtitled"], report["missing_subtitles"]) == (1, ["bbb.srt"])
     assert "1 files of subtitles are missing" in (out / "result.txt").read_text()
+    recorded = ("--annotations", made.annotations, "--predictions", out / "answers.jsonl")
+    again = json.loads(run("eval", "video-mme", *map(str, recorded), "--json").stdout)
+    assert again["unsubtitled"] == 1
 
 
 def test_a_run_goes_on_only_with_the_same_files_and_options(tmp_path: Path) -> None:

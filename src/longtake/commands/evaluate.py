@@ -264,7 +264,8 @@ def scored_again(
         raise OptionError(f"{predictions} holds answers of {made['task']}, not {benchmark.name}")
     name, style = style_for(benchmark.name, "", wanted or made.get("style"))
     known = {**about(benchmark, annotations), "predictions": digest_of(predictions)}
-    return rescored(benchmark, style, {**made, **known, "style": name}, recorded.text_of)
+    header = {**made, **known, "style": name}
+    return rescored(benchmark, style, header, recorded.text_of, recorded.unsubtitled)
 
 
 def show(report: Report, folder: Path | None, as_json: bool) -> None:

@@ -34,6 +34,8 @@ class Recorded:
     """Words asked and answer, by the row's number, where a log holds nothing else."""
     header: Mapping[str, Any]
     """What `longtake eval` says of how the answers were made; empty for those of others."""
+    unsubtitled: int
+    """Of its answers, in a run with subtitles, those to questions asked without."""
 
     def text_of(self, example: Example, row: int) -> str | None:
         """The answer to a question, which is that of a row; None if there is none."""
@@ -54,6 +56,7 @@ def read_predictions(path: Path) -> Recorded:
     by_words: dict[tuple[str, str], str] = {}
     by_row: dict[int, tuple[str, str]] = {}
     header: Mapping[str, Any] = {}
+    unsubtitled = 0
     for file in annotation_files(path):
         for record in records_of(file):
             if isinstance(record.get("header"), dict):
@@ -61,6 +64,7 @@ def read_predictions(path: Path) -> Recorded:
             text = text_in(record)
             if text is None:
                 continue
+            unsubtitled += record.get("subtitles") is False
             if "doc_id" in record and isinstance(record.get("input"), str):
                 by_row[int(record["doc_id"])] = (record["input"], text)
             for name in IDS:
@@ -71,7 +75,9 @@ def read_predictions(path: Path) -> Recorded:
                     by_words.update({(stem_of(str(record[name])), w): text for w in words(record)})
     if not by_id and not by_words and not by_row:
         raise AnnotationError(f"{path} holds no recorded answers of a layout known here")
-    return Recorded(by_id=by_id, by_words=by_words, by_row=by_row, header=header)
+    return Recorded(
+        by_id=by_id, by_words=by_words, by_row=by_row, header=header, unsubtitled=unsubtitled
+    )
 
 
 def words(record: Mapping[str, Any]) -> Iterator[str]:

@@ -75,7 +75,11 @@ def reported(task: Task, plan: Plan, style: Style, header: Row, rows: Mapping[st
 
 
 def rescored(
-    task: Task, style: Style, header: Row, text_of: Callable[[Example, int], str | None]
+    task: Task,
+    style: Style,
+    header: Row,
+    text_of: Callable[[Example, int], str | None],
+    unsubtitled: int = 0,
 ) -> Report:
     """Score answers that were recorded elsewhere; a question without one counts as failed."""
     examples = [task.example(index) for index in range(len(task))]
@@ -86,7 +90,7 @@ def rescored(
         "failed": tuple(left),
         "missing": (),
         "missing_questions": 0,
-        "unsubtitled": 0,
+        "unsubtitled": unsubtitled,
         "missing_subtitles": (),
         "incomplete": _incomplete(examples, scored),
     }
