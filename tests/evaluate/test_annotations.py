@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from longtake.errors import AnnotationError, LongtakeError, OptionError
 from longtake.evaluate.annotations import digest_of, read_rows
 from longtake.evaluate.benchmarks import open_benchmark
 from longtake.evaluate.options import split_options
+from longtake.evaluate.predictions import read_predictions
 
 DROPPED = {
     "video-mme": "options",
@@ -91,6 +93,17 @@ def test_the_same_question_twice_is_refused(tmp_path: Path) -> None:
         open_benchmark("video-mme", made.annotations)
 
 
+def test_unicode_line_breaks_end_no_json_line(tmp_path: Path) -> None:
+    text = "What?\u2028Or\u0085who?"
+    rows = [{"question": text}, {"question": "?"}]
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\r\n" for row in rows)
+    (tmp_path / "a.jsonl").write_bytes(lines.encode())
+    assert [row.values for row in read_rows(tmp_path / "a.jsonl")] == rows
+    answer = {"question_id": "1", "response": text}
+    (tmp_path / "p.jsonl").write_text(json.dumps(answer, ensure_ascii=False), encoding="utf-8")
+    assert read_predictions(tmp_path / "p.jsonl").by_id == {"1": text}
+
+
 def test_parquet_reads_as_json(tmp_path: Path) -> None:
     arrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
@@ -137,6 +150,27 @@ def test_mlvu_reads_options_in_the_question_as_in_a_list(tmp_path: Path) -> None
         for name, row, end in zip("ab", (listed, inside), ends, strict=True)
     ]
     assert open_benchmark("mlvu", files[0]) == open_benchmark("mlvu", files[1])
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "told"),
+    [
+        ("What?\nA. x\nB. y", "B", "no lines of options"),
+        ("What?\n(A) x\n(B) y", "(B)", "'(B)', no letter of its 2 options"),
+        ("What?\n(A) x\n(B) y", "banana", "'banana', no letter"),
+        ("What?\n(A) x\n(B) y", "C", "'C', no letter"),
+    ],
+)
+def test_options_in_the_question_must_be_there_and_hold_the_answer(
+    question: str, answer: str, told: str, tmp_path: Path
+) -> None:
+    asked = {"question": question, "answer": answer}
+    row = {"video_name": "v.mp4", "task_type": "ego", **asked}
+    with pytest.raises(AnnotationError, match=f"a.json: row 1: .*{re.escape(told)}"):
+        open_benchmark("mlvu", dump(tmp_path / "a.json", [row]))
+    entry = {"uid": "0", "question_type": ["reasoning"], **asked}
+    with pytest.raises(AnnotationError, match=f"row 1, question 1: .*{re.escape(told)}"):
+        open_benchmark("lvbench", dump(tmp_path / "b.jsonl", [{"key": "yt1", "qa": [entry]}]))
 
 
 def test_an_answer_that_is_no_option_has_no_letter(tmp_path: Path) -> None:

@@ -53,6 +53,43 @@ def test_a_grid_prints_a_table_and_leaves_its_files(clip: Path, tmp_path: Path) 
     assert "seed was 0, now 5" in other.stderr
 
 
+def test_a_grid_that_cannot_be_drawn_says_so(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("longtake.evaluate.needle_report.find_spec", lambda name: None)
+    words = (*TINY, "--frames", "4", "--depths", "0", "--cards", "1", "--max-new-tokens", "2")
+    result = run(clip, *words, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "no heat map: matplotlib is not installed" in result.stderr
+    assert not (tmp_path / "out/needle.png").exists()
+    chains = ("--kind", "multihop", "--hops", "1", "--frames", "8", "--cards", "1")
+    result = run(clip, *TINY, *chains, *words[-2:], "--out", tmp_path / "chains")
+    assert (result.exit_code, result.stderr) == (0, ""), "chains have none"
+
+
+def test_a_refused_run_does_not_stand_in_the_way_of_the_next(clip: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    refused = run(clip, *TINY, "--frames", "64", "--depths", "0", "--cards", "1", "--out", out)
+    assert "10 frames in all, 64 are asked" in refused.stderr
+    words = ("--frames", "8", "--depths", "0", "--cards", "1", "--max-new-tokens", "2")
+    result = run(clip, *TINY, *words, "--out", out)
+    assert result.exit_code == 0, result.stderr
+
+
+def test_other_options_of_the_system_are_refused_in_the_same_folder(
+    clip: Path, tmp_path: Path
+) -> None:
+    words = (*TINY, "--frames", "4", "--depths", "0", "--cards", "1", "--max-new-tokens", "2")
+    assert run(clip, *words, "--out", tmp_path / "out").exit_code == 0
+    other = run(clip, *words, "--kv", "int8", "--out", tmp_path / "out")
+    assert other.exit_code == 7
+    assert "given was {}, now {'kv': 'int8'}" in other.stderr
+    head = json.loads((tmp_path / "out/needle.jsonl").read_text().splitlines()[0])["header"]
+    assert set(head["versions"]) == {"python", "torch", "transformers", "av"}
+    assert head["weights"]
+
+
 def test_chains_and_texts(clip: Path, tmp_path: Path) -> None:
     words = (*TINY, "--frames", "8", "--cards", "1", "--max-new-tokens", "2")
     result = run(clip, *words, "--kind", "multihop", "--hops", "1", "--out", tmp_path / "m")

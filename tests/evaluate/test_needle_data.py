@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from longtake.errors import LongtakeError
@@ -62,6 +63,41 @@ def test_video_xls_columns_and_json_lines(tmp_path: Path) -> None:
     assert len(read_needles(tmp_path, chains=False)) == 2
 
 
+def test_lines_with_unicode_line_breaks_in_them(tmp_path: Path) -> None:
+    """A JSON string may hold U+2028 and U+0085; a file of another system may begin with a mark."""
+    said = SINGLE | {"question": "What?\u2028Or\u0085who?"}
+    text = json.dumps(said, ensure_ascii=False)
+    listed(tmp_path, SINGLE, "list.jsonl").write_text(f"\ufeff{text}\n{text}\n", "utf-8")
+    needles = read_needles(tmp_path, chains=False)
+    assert [needle.asks[0].question for needle in needles] == [said["question"]] * 2
+
+
+def test_a_data_set_that_holds_its_pictures(tmp_path: Path) -> None:
+    """V-NIAH's own: parquet of image, question, answer."""
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (wanted,) = read_needles(listed(tmp_path, [SINGLE]), chains=False)
+    data = (tmp_path / "a.png").read_bytes()
+    image = {"bytes": data, "path": "ucsd.jpeg"}
+    (tmp_path / "set/data").mkdir(parents=True)
+    file = tmp_path / "set/data/test-00000-of-00001.parquet"
+    for held in (image, image | {"path": None}):
+        rows = [{"image": held, "question": "What?", "answer": "B"}] * 2
+        parquet.write_table(arrow.Table.from_pylist(rows), file)
+        first, second = read_needles(tmp_path / "set", chains=False)
+        assert (first.name, second.name) == ("0", "1")
+        assert first.identity() == wanted.identity()
+        assert torch.equal(first.pictures[0].draw(4, 4), wanted.pictures[0].draw(4, 4))
+    rows[1] = rows[1] | {"image": {"bytes": data[:20], "path": "b.png"}}
+    parquet.write_table(arrow.Table.from_pylist(rows), file)
+    with pytest.raises(LongtakeError, match=r"item 2, b.png cannot be read") as told:
+        read_needles(file, chains=False)
+    assert "\n" not in str(told.value)
+    file.write_bytes(b"PAR1")
+    with pytest.raises(LongtakeError, match="cannot be read as parquet"):
+        read_needles(file, chains=False)
+
+
 def test_published_chains(tmp_path: Path) -> None:
     (needle,) = read_needles(listed(tmp_path, [CHAIN]), chains=True)
     assert [(a.name, a.answer) for a in needle.asks] == [("caption", "A"), ("answer", "C")]
@@ -101,9 +137,6 @@ def test_folders_without_one_list(tmp_path: Path) -> None:
         read_needles(tmp_path, chains=False)
     with pytest.raises(LongtakeError, match="does not exist"):
         read_needles(tmp_path / "none", chains=False)
-    (tmp_path / "test.parquet").write_bytes(b"PAR1")
-    with pytest.raises(LongtakeError, match="Parquet"):
-        read_needles(tmp_path, chains=False)
     listed(tmp_path, [SINGLE])
     listed(tmp_path, [SINGLE], "other.json")
     with pytest.raises(LongtakeError, match="several lists"):

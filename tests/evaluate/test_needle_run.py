@@ -14,13 +14,28 @@ import torch
 from tests.tiny import noise
 
 from longtake.api import load
+from longtake.commands.needle import Hiding, needles_of
 from longtake.errors import CapacityError, OptionError, StoreError
 from longtake.evaluate import needle_run
 from longtake.evaluate.multihop import Chains, drawn_chains
 from longtake.evaluate.needle_data import Needle, drawn_needles
-from longtake.evaluate.needle_memory import Bench, common_rows, fill, forced, likeliest
+from longtake.evaluate.needle_memory import (
+    Bench,
+    asked_ids,
+    common_rows,
+    fill,
+    forced,
+    likeliest,
+)
 from longtake.evaluate.needle_plan import Films, open_films, plan_of
-from longtake.evaluate.needle_rules import CLEAN, LONGVA, VIDEO_XL, VIDEOCHAT_FLASH, depths_of
+from longtake.evaluate.needle_rules import (
+    CLEAN,
+    LONGVA,
+    VIDEO_XL,
+    VIDEOCHAT_FLASH,
+    Rule,
+    depths_of,
+)
 from longtake.evaluate.needle_run import Cell, Trial, prepared, run
 from longtake.evaluate.results import Results
 from longtake.system import System
@@ -134,13 +149,19 @@ def test_a_filled_haystack_reads_as_the_same_frames_watched(name: str, options: 
         assert len(memory.entries) == len(watched.entries)
 
 
-def test_the_tower_sees_each_frame_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """5 depths at 4 lengths that do not nest: at most 1.3 times the longest haystack's frames."""
-    system, seen = tiny("longva"), []
-    encode = type(system).encode
-    monkeypatch.setattr(
-        type(system), "encode", lambda self, x: (seen.append(len(x)), encode(self, x))[1]
-    )
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many frames the tower sees, each time it sees some."""
+    counts: list[int] = []
+    kind = type(tiny("longva"))
+    encode = kind.encode
+    monkeypatch.setattr(kind, "encode", lambda self, x: (counts.append(len(x)), encode(self, x))[1])
+    return counts
+
+
+def test_the_tower_sees_each_frame_once(tmp_path: Path, seen: list[int]) -> None:
+    """5 depths at 4 lengths that do not nest, a card for each depth."""
+    system = tiny("longva")
     trial = trial_of(
         drawn_needles(5, 7),
         lengths=(5, 7, 12, 24),
@@ -151,8 +172,48 @@ def test_the_tower_sees_each_frame_once(tmp_path: Path, monkeypatch: pytest.Monk
     rows = make(system, trial, tmp_path / "r.jsonl")
     assert len(rows) == 20
     assert not any("error" in row for row in rows)
-    assert 24 <= sum(seen) <= 1.3 * 24
+    assert sum(seen) == 24 + 5
     assert {row["asked"] for row in rows} == {3}
+
+
+def test_a_grid_of_the_default_cards_costs_little_more_than_its_longest_haystack(
+    seen: list[int],
+) -> None:
+    """docs/needles.md: at most 1.3 encodings from 167 frames on; 50 cards are many for fewer."""
+    depths = tuple(depths_of(CLEAN, [0, 25, 50, 75, 100]))
+    needles = needles_of(Hiding(), len(depths))
+    assert len(needles) == 50
+    trial = trial_of(needles, lengths=(50, 64, 128, 167), depths=depths, fresh=True)
+    with ExitStack() as stack:
+        films = open_films([noise(200, height=32, width=32)], stack)
+        prepared(tiny("longva"), films, trial, quiet, None)
+    assert sum(seen) == 167 + 50 <= 1.3 * 167
+
+
+@pytest.mark.parametrize(
+    ("rule", "around"),
+    [
+        (VIDEO_XL, "Question: {}\nAnswer: <|im_end|>\n<|im_start|>assistant\nBest option:("),
+        (LONGVA, "{}<|im_end|>\n<|im_start|>assistant\n"),
+    ],
+)
+def test_a_published_rule_asks_in_its_own_words(rule: Rule, around: str) -> None:
+    """The whole sequence: what is read before the video, the video, all that is behind it."""
+    system, question = tiny("longva"), "What {is} it?\nA. One\nB. Two"
+    trial = trial_of(drawn_needles(1, 7), lengths=(4,), rule=rule)
+    film = replace(noise(24), seconds_T=torch.arange(24, dtype=torch.float64))
+    with ExitStack() as stack:
+        grid = prepared(system, open_films([film], stack), trial, quiet, None)
+    filled = fill(system, grid.hay, grid.groups(trial.cells()[1], 1), grid.needles[0])
+    memory = grid.bench.memory(filled, grid.hay, 4)
+    said = (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n",
+        around.format(question),
+    )
+    before, behind = map(system.tokens, said)
+    assert memory.ids == before
+    assert memory.length == len(before) + 5 * grid.hay.tokens.counts[0]
+    assert asked_ids(grid.bench, memory, question) == behind
 
 
 def test_what_is_common_is_read_once() -> None:

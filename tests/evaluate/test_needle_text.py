@@ -70,6 +70,17 @@ def test_sentences_end_where_the_models_own_tokens_say() -> None:
     assert sum(i in ends for i in ids) == 4
 
 
+def test_a_written_answer_is_as_long_as_it_may_be(tmp_path: Path) -> None:
+    """As many tokens as are asked for; unless said otherwise, four more than the number's."""
+    said = {}
+    for most in (1, 3, None):
+        rows = made(trial(score="generated", answer_tokens=most), tmp_path / f"{most}.jsonl")
+        said[most] = [one["said"] for row in rows for one in row["answers"]]
+    for short, longer, longest in zip(*said.values(), strict=True):
+        assert longest.startswith(longer) and longer.startswith(short)
+    assert said[1] != said[3] != said[None]
+
+
 def test_what_cannot_be_measured() -> None:
     with pytest.raises(OptionError, match="numbers must be 1 or more"):
         trial(numbers=0)

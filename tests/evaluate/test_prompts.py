@@ -80,6 +80,12 @@ def test_every_style_can_be_filled_and_read() -> None:
                 assert "Hi." in style.prompt("What?", ("x",), "Hi.")
 
 
+def test_tasks_with_subtitles_show_them_in_every_style() -> None:
+    shown = {name: {bool(one.with_subtitles) for one in STYLES[name].values()} for name in STYLES}
+    assert shown.pop("video-mme") == shown.pop("longvideobench") == {True}
+    assert all(styles == {False} for styles in shown.values())
+
+
 def test_a_system_is_asked_as_its_published_results_were() -> None:
     assert style_for("video-mme", "longva", None)[0] == "longva"
     assert style_for("mlvu", "video_xl", None)[0] == "video-xl"

@@ -40,9 +40,21 @@ def test_another_header_is_refused_and_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"seed was 7, now 8") as told:
         Results(tmp_path / "a.jsonl", HEADER | {"seed": 8})
     assert "\n" not in str(told.value)
-    with pytest.raises(StoreError, match=r"model was null, now"):
+    with pytest.raises(StoreError, match=r"model was missing, now"):
         Results(tmp_path / "a.jsonl", HEADER | {"model": "m"})
     assert (tmp_path / "a.jsonl").read_bytes() == before
+
+
+def test_a_run_that_stopped_before_its_first_row_blocks_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    with Results(path, HEADER):
+        pass
+    with Results(path, HEADER | {"seed": 8}) as results:
+        results.add(ROWS[0])
+    with Results(path, HEADER | {"seed": 8}) as results:
+        assert list(results.rows.values()) == ROWS[:1]
+    with pytest.raises(StoreError, match=r"seed was 8, now 7"):
+        Results(path, HEADER)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from tests.evaluate.benchmarks import MAKERS, Made, video_mme
+from PIL import Image
+from tests.evaluate.benchmarks import MAKERS, Made, dump, video_mme
 from tests.test_cli import ENVIRONMENT, ROOT
 
 from longtake.api import load
@@ -22,9 +23,10 @@ from longtake.evaluate.plan import planned
 from longtake.evaluate.prompts import STYLES
 from longtake.evaluate.report import reported, save_report
 from longtake.evaluate.results import Results
-from longtake.evaluate.run import Asking, every_second, run, styled
+from longtake.evaluate.run import Asking, every_second, opened, run, styled
 from longtake.evaluate.videos import Library
 from longtake.system import System
+from longtake.video.decode import open_video
 from longtake.video.sample import Footage
 
 HEADER = {"task": "video-mme", "system": "longva"}
@@ -128,6 +130,26 @@ def test_the_same_clip_in_parts_is_watched_in_parts(system: System, tmp_path: Pa
     ]
     folders = [shown.video.parent.name for shown in plan.showings]
     assert folders == ["videos", "video_validation", "video_validation"], "each kind has its own"
+
+
+def test_a_folder_of_frames_is_as_fast_as_its_task_says(tmp_path: Path) -> None:
+    """Three frames a second of MVBench's episodic_reasoning, one of others (LVBench)."""
+    row = {"video": "clip", "question": "What?", "candidates": ["a", "b"], "answer": "b"}
+    rates = {}
+    for place, kind in (("tvqa/frames_fps3_hq", "episodic_reasoning"), ("vlnqa", "x")):
+        frames = tmp_path / kind / place / "clip"
+        frames.mkdir(parents=True)
+        for number in range(6):
+            Image.new("RGB", (32, 32)).save(frames / f"{number}.jpg")
+        dump(tmp_path / f"{kind}.json", [row])
+        task = open_benchmark("mvbench", tmp_path / f"{kind}.json")
+        plan = planned(task, Library(folder=tmp_path / kind / place), None)
+        with opened(plan.showings[0]) as path, open_video(path) as video:
+            rates[kind] = (plan.showings[0].rate, video.fps)
+    assert rates == {
+        "episodic_reasoning": (3, pytest.approx(3.0)),
+        "x": (1, pytest.approx(1.0)),
+    }
 
 
 def test_a_style_changes_prompt_and_sampling_only(system: System) -> None:

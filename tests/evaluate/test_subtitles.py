@@ -13,8 +13,8 @@ from longtake.evaluate.subtitles import (
     all_of,
     clock,
     even_times,
-    interleaved,
     read_cues,
+    shown_around,
     shown_at,
 )
 
@@ -62,9 +62,25 @@ def test_json_of_both_kinds_and_an_open_end(tmp_path: Path) -> None:
     file.write_text('{"a": 1}')
     with pytest.raises(AnnotationError, match="no list of subtitles"):
         read_cues(file)
-    file.write_text('[{"timestamp": 3}]')
-    with pytest.raises(AnnotationError, match="subtitle 1"):
-        read_cues(file)
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ({"timestamp": 3}, "'timestamp' must hold a start and an end"),
+        ({"timestamp": [None, None]}, "'0' is missing, expected a number"),
+        ({"timestamp": ["a", "b"]}, "'0' is 'a', expected a number"),
+        ({"timestamp": [1.0, "b"]}, "'1' is 'b', expected a number"),
+        ({"start": "00:12.5", "end": "00:00:14.0"}, "'start' is '00:12.5', expected hours"),
+        ({"start": "00:00:12.5", "end": "::"}, "'end' is '::', expected hours"),
+        ({"start": "00:00:12.5"}, "there is no 'end'"),
+    ],
+)
+def test_times_that_are_none_are_said_in_one_line(entry: dict, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "a_en.json"
+    file.write_text(json.dumps([{"timestamp": [0.0, 1.0]}, entry]))
+    with pytest.raises(AnnotationError, match=f"a_en.json: subtitle 2.*{told}"):
+        read_cues(file, duration=40.0)
 
 
 def test_short_subtitles_reach_half_a_second_to_both_sides() -> None:
@@ -72,9 +88,9 @@ def test_short_subtitles_reach_half_a_second_to_both_sides() -> None:
         Cue(start=10.0, end=10.2, text="short"),
         Cue(start=20.0, end=23.0, text="long"),
     )
-    assert interleaved(cues, [10.5]) == "short"
-    assert interleaved(cues, [10.7, 23.1]) == ""
-    assert interleaved(cues, [22.9, 9.7]) == "short\nlong"
+    assert shown_around(cues, [10.5]) == "short"
+    assert shown_around(cues, [10.7, 23.1]) == ""
+    assert shown_around(cues, [22.9, 9.7]) == "short\nlong"
 
 
 def test_times_of_frames() -> None:

@@ -37,6 +37,20 @@ def test_a_video_is_found_under_its_name_or_another_ending_or_below(tmp_path: Pa
     assert library.find("f.mp4") is None
 
 
+def test_a_clip_of_another_place_is_not_taken_for_a_missing_one(tmp_path: Path) -> None:
+    """MVBench: video_10009.mp4 is a clip of two data sets."""
+    other = touch(tmp_path / "clevrer/video_validation/video_10009.mp4")
+    library = Library(folder=tmp_path)
+    assert library.find("video_10009.mp4", ("perception/videos", "video/perception/videos")) is None
+    assert library.find("video_10009.mp4", ("clevrer/video_validation",)) == other
+    deep = touch(tmp_path / "unpacked/perception/videos/video_10009.mp4")
+    library = Library(folder=tmp_path)
+    assert library.find("video_10009.mp4", ("perception/videos",)) == deep
+    touch(tmp_path / "again/perception/videos/video_10009.mp4")
+    library = Library(folder=tmp_path)
+    assert library.find("video_10009.mp4", ("perception/videos",)) is None, "two in such a place"
+
+
 def test_names_that_lead_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
     touch(tmp_path / "secret.mp4")
     (tmp_path / "in").mkdir()
@@ -56,7 +70,7 @@ def test_a_folder_of_frames_is_a_video_of_them(ending: str, tmp_path: Path) -> N
     folder.mkdir()
     for number in range(7):
         colour = np.full((48, 64, 3), 30 * number, np.uint8)
-        Image.fromarray(colour).save(folder / f"{number + 1:05}.{ending}")
+        Image.fromarray(colour).save(folder / f"img_{number + 5}.{ending}")  # 5 to 11, unpadded
     assert Library(folder=tmp_path).find("clip_14") == folder
     target = frames_as_video(folder, 3, tmp_path / "frames.mov")
     video = open_video(target)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import platform
 import re
-from dataclasses import asdict, replace
-from importlib.metadata import version
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,11 +18,11 @@ from longtake.flags import (
     Condensing,
     JsonFlag,
     Loading,
-    MaxFrames,
     ModelName,
+    frame_count,
     spread,
 )
-from longtake.terminal import bars, note, say, table
+from longtake.terminal import bars, note
 
 if TYPE_CHECKING:
     from longtake.evaluate.plan import Plan
@@ -70,6 +69,24 @@ GoOn = Annotated[bool, typer.Option("--resume", help="Go on where the run in --o
 Retry = Annotated[
     bool, typer.Option("--retry", help="With --resume: ask again what ended in an error.")
 ]
+
+
+def same_count(value: Any) -> int:
+    """A number of frames from 1. Raises BadParameter, a usage error."""
+    count = frame_count(value)
+    if count == "auto":
+        raise typer.BadParameter("auto is another number for each video; give one for all.")
+    return int(count)
+
+
+Frames = Annotated[
+    Any,
+    typer.Option(
+        parser=same_count,
+        metavar="N",
+        help="Frames of each video.  [default: the style's, or else the model's own]",
+    ),
+]
 Predictions = Annotated[
     Path | None,
     typer.Option(metavar="PATH", help="Score these recorded answers; no model is run."),
@@ -91,34 +108,59 @@ def evaluate(
     retry: Retry = False,
     predictions: Predictions = None,
     loading: Loading,
-    max_frames: MaxFrames = None,
+    max_frames: Frames = None,
     condensing: Condensing,
     answering: Answering,
     as_json: JsonFlag = False,
 ) -> None:
     """Run a published benchmark on local videos, or score recorded answers."""
     from longtake.evaluate.benchmarks import open_benchmark
-    from longtake.evaluate.plan import planned
     from longtake.evaluate.prompts import check_style
-    from longtake.evaluate.videos import Library
 
     benchmark = open_benchmark(task, annotations)
     check_style(task, style)
     if predictions is not None:
+        refuse(
+            {"--videos": videos, "--subtitles": subtitles, "--limit": limit, "--retry": retry}
+            | {"--model": model != "default", "--resume": resume, "--max-frames": max_frames}
+            | {"options of a model": loading != Loading() or condensing.given()}
+            | {"options of answering": answering.given()}
+        )
         show(scored_again(benchmark, annotations, predictions, style), out, as_json)
         return
-    library = Library(folder=folder_of(videos, "videos"))
-    if subtitles is not None:
-        folder_of(subtitles, "subtitles")
-    plan = planned(benchmark, library, limit)
-    tell_missing(plan)
+    plan = plan_of(benchmark, videos, subtitles, limit)
     folder = out or Path(f"eval-{task}-{slug(model)}")
     check_folder(folder, resume)
     system = loaded(model, loading, condensing)
-    asking, how = prepared(system, task, style=style, frames=max_frames, answering=answering)
-    asking = replace(asking, subtitles=subtitles)
-    what = {**about(benchmark, annotations), "model": model, "subtitles": subtitles is not None}
-    show(ask_all(benchmark, plan, asking, {**what, **how}, folder, retry), folder, as_json)
+    name, asking = prepared(system, task, style, max_frames, subtitles, answering)
+    what = {**about(benchmark, annotations), "model": model, "style": name}
+    header = {**what, **header_of(system, asking, condensing)}
+    show(ask_all(benchmark, plan, asking, header, folder, retry), folder, as_json)
+
+
+def plan_of(
+    benchmark: Task, videos: Path | None, subtitles: Path | None, limit: int | None
+) -> Plan:
+    """What is to be asked; says what is missing. Raises OptionError, AnnotationError."""
+    from longtake.commands.scores import tell_missing
+    from longtake.evaluate.plan import planned, with_subtitles
+    from longtake.evaluate.videos import Library
+
+    plan = planned(benchmark, Library(folder=folder_of(videos, "videos")), limit)
+    if subtitles is not None:
+        plan = with_subtitles(benchmark, plan, folder_of(subtitles, "subtitles"))
+    tell_missing(plan)
+    return plan
+
+
+def refuse(given: Mapping[str, object]) -> None:
+    """Raise OptionError for what was given and says nothing of recorded answers."""
+    told = [name for name, value in given.items() if value]
+    if told:
+        raise OptionError(
+            f"--predictions scores all recorded answers without a model; leave {', '.join(told)} "
+            "out"
+        )
 
 
 def folder_of(path: Path | None, what: str) -> Path:
@@ -133,12 +175,12 @@ def folder_of(path: Path | None, what: str) -> Path:
 def prepared(
     system: System,
     task: str,
-    *,
     style: str | None,
     frames: int | None,
+    subtitles: Path | None,
     answering: Answering,
-) -> tuple[Asking, dict[str, Any]]:
-    """How a system asks a benchmark's questions, and what is said of that in results."""
+) -> tuple[str, Asking]:
+    """Name of the style, and how a system asks a benchmark's questions."""
     from longtake.evaluate.prompts import style_for
     from longtake.evaluate.run import Asking, styled
 
@@ -149,8 +191,9 @@ def prepared(
         style=chosen,
         options=system.options(**given),
         frames=frames or chosen.frames,
+        subtitles=subtitles,
     )
-    return asking, {"style": name, **header_of(system, asking)}
+    return name, asking
 
 
 def ask_all(
@@ -189,23 +232,20 @@ def check_folder(folder: Path, resume: bool) -> None:
         raise OptionError(f"{folder} cannot be made ({error.strerror}); choose --out") from error
 
 
-def header_of(system: System, asking: Asking) -> dict[str, Any]:
+def header_of(system: System, asking: Asking, condensing: Condensing) -> dict[str, Any]:
     """What a run is: everything that shapes its answers, with versions and fingerprint."""
-    from longtake.evaluate.results import about
+    from longtake.evaluate.header import about
 
     options = asdict(asking.options)
     shaping = {name: value for name, value in options.items() if not name.startswith("on_")}
     shaping.pop("cancelled")
     return {
+        "subtitles": asking.subtitles is not None,
         "prompts": asdict(asking.style),
         "frames": asking.frames or system.frames,
-        **about(system),
+        **about(system, condensing.given()),
         "seed": asking.options.seed,
         "options": shaping,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "transformers", "av")},
-        },
     }
 
 
@@ -219,26 +259,20 @@ def scored_again(
     from longtake.evaluate.report import rescored
 
     recorded = read_predictions(predictions)
-    name, style = style_for(benchmark.name, "", wanted)
+    made = recorded.header
+    if made.get("task", benchmark.name) != benchmark.name:
+        raise OptionError(f"{predictions} holds answers of {made['task']}, not {benchmark.name}")
+    name, style = style_for(benchmark.name, "", wanted or made.get("style"))
     known = {**about(benchmark, annotations), "predictions": digest_of(predictions)}
-    return rescored(benchmark, style, {**known, "style": name}, recorded.text_of)
-
-
-def tell_missing(plan: Plan) -> None:
-    """Say which videos are not there."""
-    videos = plan.missing_videos
-    if videos:
-        more = f" and {len(videos) - 3} more" if len(videos) > 3 else ""
-        say(
-            f"{len(videos)} videos are missing ({', '.join(videos[:3])}{more}); their "
-            f"{len(plan.missing)} questions are not asked",
-            kind="warning",
-        )
+    header = {**made, **known, "style": name}
+    return rescored(benchmark, style, header, recorded.text_of, recorded.unsubtitled)
 
 
 def show(report: Report, folder: Path | None, as_json: bool) -> None:
     """Print a result, and save it in a folder."""
-    from longtake.evaluate.report import as_object, save_report, save_text
+    from longtake.commands.scores import report_text
+    from longtake.evaluate.report import as_object, save_report
+    from longtake.evaluate.whole import save_text
 
     text = report_text(report)
     if folder is not None:
@@ -247,47 +281,3 @@ def show(report: Report, folder: Path | None, as_json: bool) -> None:
         save_text(f"{text}\n", folder / "result.txt")
         note(f"[saved in {folder}]")
     print(json.dumps(as_object(report)) if as_json else text)
-
-
-def report_text(report: Report) -> str:
-    """A result as tables: figures, what was left out, published figures beside them."""
-    rows: list[tuple[str, ...]] = [(report.title, "", "metric", "%", "95 %", "questions")]
-    for one in report.figures:
-        interval = "" if one.low is None else f"{one.low:.1f}-{one.high:.1f}"
-        rows.append(
-            (one.axis, one.value, one.metric, f"{one.score:.1f}", interval, f"{one.asked:,}")
-        )
-    parts = [table(rows, "<<<>>>"), "\n".join(notes(report))]
-    beside = comparison(report)
-    return "\n\n".join([*parts, beside] if beside else parts)
-
-
-def notes(report: Report) -> list[str]:
-    """What a reader of the figures must know."""
-    whole = "all" if report.complete else "NOT all"
-    lines = [
-        f"{report.answered:,} of {report.total:,} questions answered: {whole} of the benchmark"
-    ]
-    told = {
-        "failed with an error and are not counted": len(report.failed),
-        f"not asked: {len(report.missing)} videos are missing": report.missing_questions,
-        "answers name no option, or no moment, and count as wrong": report.unread,
-        "have no right answer among their options and count as wrong": report.keyless,
-        "were asked without subtitles, there being none at what was seen": report.unsubtitled,
-        "were not answered in every order and are not counted": report.incomplete,
-    }
-    lines += [f"{count:,} {what}" for what, count in told.items() if count]
-    lines += [f"  {row['key']}: {row['error']}" for row in report.failed[:3]]
-    return lines
-
-
-def comparison(report: Report) -> str:
-    """Published figures of the same system beside these; empty if there are none."""
-    from longtake.evaluate.report import compared
-
-    rows: list[tuple[str, ...]] = [("published", "setting", "figure", "%", "here", "difference")]
-    for row, name, score, own in compared(report):
-        rows.append(
-            (row.model, row.setting, name, f"{score:.1f}", f"{own:.1f}", f"{own - score:+.1f}")
-        )
-    return table(rows, "<<<>>>") if len(rows) > 1 else ""

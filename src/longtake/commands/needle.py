@@ -53,18 +53,22 @@ class Hiding:
     ] = None
     needles: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="A list of needles (JSON), or a folder with one."),
+        typer.Option(
+            metavar="PATH", help="A list of needles (JSON, parquet), or a folder with one."
+        ),
     ] = None
     cards: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Cards per depth, or chains, to draw.  [default: 10]"),
+        typer.Option(
+            metavar="N", help="Cards per depth, or chains, to draw; 5 numbers in text.  [10]"
+        ),
     ] = None
     hops: Annotated[
         int | None, typer.Option(metavar="N", help="Hops of a drawn chain.  [default: 2]")
     ] = None
     distractors: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Chains (or numbers in text) that lead elsewhere.  [1]"),
+        typer.Option(metavar="N", help="Chains that lead elsewhere; 0 other numbers in text.  [1]"),
     ] = None
     rule: Annotated[
         str,
@@ -75,8 +79,13 @@ class Hiding:
         typer.Option(metavar="WAY", help="forced, generated or both.  [default: the rule's]"),
     ] = None
     max_new_tokens: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Most tokens of a generated answer.")
-    ] = 32
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Most tokens of a generated answer; 4 more than the number's in text.  [32]",
+        ),
+    ] = None
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of what is drawn.")] = 0
 
 
@@ -132,6 +141,7 @@ def check_folder(out: Path) -> None:
 
 def trial_of(hiding: Hiding) -> Trial:
     """What is to be measured, checked before anything is opened but the needles."""
+    from longtake.evaluate.needle_memory import ANSWER_TOKENS
     from longtake.evaluate.needle_rules import last_of, parse_counts, rule_named
     from longtake.evaluate.needle_run import Trial
 
@@ -150,7 +160,7 @@ def trial_of(hiding: Hiding) -> Trial:
         score=score,
         seed=hiding.seed,
         reach=last_of(hiding.frames) if rule.frames == "second" else 0,
-        answer_tokens=hiding.max_new_tokens,
+        answer_tokens=hiding.max_new_tokens or ANSWER_TOKENS,
     )
 
 
@@ -191,6 +201,7 @@ def text_trial_of(hiding: Hiding) -> TextTrial:
         depths=tuple(places_of(hiding, rule)),
         numbers=5 if hiding.cards is None else hiding.cards,
         distractors=hiding.distractors or 0,
+        answer_tokens=hiding.max_new_tokens,
         score=score_of(hiding, rule),
         seed=hiding.seed,
     )
@@ -228,14 +239,15 @@ def videos(
     place: Place,
 ) -> None:
     """Open, load, run, print and save."""
-    from longtake.evaluate.needle_plan import identity_of, open_films
+    from longtake.evaluate.header import identity_of
+    from longtake.evaluate.needle_plan import open_films
     from longtake.evaluate.needle_run import run
     from longtake.evaluate.results import Results
 
     films = open_films(sources, stack)
     identities = [identity_of(source) for source in sources]
     system = loaded(model, *how)
-    header = trial.header(system, model, identities)
+    header = trial.header(system, model, identities, how[1].given())
     results = stack.enter_context(Results(place.out / "needle.jsonl", header, place.retry))
     if there := len(results.done()):
         note(f"{there} of {len(trial.cells())} cells are there already")
@@ -256,13 +268,14 @@ def texts(
     place: Place,
 ) -> None:
     """Read, load, run, print and save."""
-    from longtake.evaluate.needle_plan import identity_of
+    from longtake.evaluate.header import identity_of
     from longtake.evaluate.needle_text import read_texts, run_text
     from longtake.evaluate.results import Results
 
     book = read_texts(sources)
     system = loaded(model, *how)
-    header = trial.header(system, model, [identity_of(source) for source in sources])
+    identities = [identity_of(source) for source in sources]
+    header = trial.header(system, model, identities, how[1].given())
     results = stack.enter_context(Results(place.out / "needle.jsonl", header, place.retry))
     with bars() as progress:
         run_text(system, book, trial, results, progress)
@@ -272,7 +285,7 @@ def texts(
 
 def finish(header: Row, rows: Sequence[Row], way: str, out: Path) -> None:
     """Print the table, save report and map."""
-    from longtake.evaluate.needle_report import failures, main_table, save_report
+    from longtake.evaluate.needle_report import failures, main_table, no_map, save_report
 
     for line in failures(rows):
         say(f"cell {line}", kind="warning")
@@ -281,3 +294,5 @@ def finish(header: Row, rows: Sequence[Row], way: str, out: Path) -> None:
         print(table(lines, "<" + ">" * (len(lines[0]) - 1)))
     for path in save_report(header, rows, way, out):
         note(f"saved {path}")
+    if no_map(rows):
+        say("no heat map: matplotlib is not installed (pip install matplotlib: the extra plot)")

@@ -110,7 +110,7 @@ def digest_of(path: Path) -> str:
 
 def _rows_of(file: Path) -> Iterator[Row]:
     if file.suffix == ".parquet":
-        entries: Sequence[object] = _parquet(file)
+        entries: Sequence[object] = parquet_rows(file)
     elif file.suffix not in KINDS:
         raise AnnotationError(f"{file.name} is no annotation file; expected {', '.join(KINDS)}")
     else:
@@ -134,15 +134,27 @@ def _text_of(file: Path) -> str:
 
 
 def _lines_or_list(file: Path, text: str) -> Sequence[object]:
-    lines = [line for line in text.splitlines() if line.strip()]
     if file.suffix == ".txt":
-        return [{"line": line} for line in lines]
+        return [{"line": line} for line in lines_of(text)]
     if file.suffix == ".jsonl":
-        return [parsed(line, f"{file.name}: row {n}") for n, line in enumerate(lines, 1)]
+        return json_lines(file, text)
     whole = parsed(text, file.name)
     if not isinstance(whole, list):
         raise AnnotationError(f"{file.name} holds {brief(whole)}, expected a list of rows")
     return whole
+
+
+def lines_of(text: str) -> list[str]:
+    """Lines that say something.
+
+    Only a line feed ends one: a JSON string may hold U+2028 or U+0085, where `splitlines` cuts.
+    """
+    return [line for line in text.split("\n") if line.strip()]
+
+
+def json_lines(file: Path, text: str) -> list[Any]:
+    """What each line of a file says. Raises AnnotationError."""
+    return [parsed(line, f"{file.name}: row {n}") for n, line in enumerate(lines_of(text), 1)]
 
 
 def parsed(text: str, where: str) -> Any:
@@ -153,7 +165,8 @@ def parsed(text: str, where: str) -> Any:
         raise AnnotationError(f"{where} is no JSON ({error})") from error
 
 
-def _parquet(file: Path) -> Sequence[object]:
+def parquet_rows(file: Path) -> Sequence[object]:
+    """The rows of a parquet file. Raises AnnotationError, OptionError without pyarrow."""
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import read_table

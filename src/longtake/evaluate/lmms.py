@@ -9,10 +9,11 @@ distributed run has its own device and its own requests, which lmms-eval hands o
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -23,12 +24,13 @@ from lmms_eval.protocol import ChatMessages
 from tqdm import tqdm
 
 from longtake.api import load
-from longtake.errors import OptionError, PromptError
+from longtake.errors import LongtakeError, OptionError, PromptError
 from longtake.parts.chat import QWEN_1_5, Turn
 from longtake.system import System
 from longtake.types import Memory, Options
 from longtake.video.inputs import Source
 
+LOG = logging.getLogger(__name__)
 IGNORED = ("do_sample", "num_beams", "use_cache", "image_aspect_ratio", "modalities")
 """Generation settings of tasks that ask for nothing here: greedy, one beam, cached."""
 
@@ -56,9 +58,10 @@ class Request:
 
     @property
     def shown(self) -> tuple[object, ...]:
-        """What a memory is made of: requests alike in this share one."""
-        sources = (one if isinstance(one, str) else id(one) for one in self.sources)
-        return (self.system_prompt, self.start, self.end, *sources)
+        """What a memory is made of: requests alike in this share one; empty if no path says so."""
+        if not all(isinstance(one, str) for one in self.sources):
+            return ()
+        return (self.system_prompt, self.start, self.end, *self.sources)
 
 
 class Longtake(lmms):  # type: ignore[misc]
@@ -80,52 +83,92 @@ class Longtake(lmms):  # type: ignore[misc]
         `batch_size` is accepted: questions about one video share its memory at any size, and each
         answer is the same at all.
         """
-        super().__init__()
-        self._rank = int(os.environ.get("RANK", 0))
-        self._world_size = int(os.environ.get("WORLD_SIZE", 1))
-        self.batch_size = batch_size
         frames = options.pop("max_frames_num", options.pop("max_frames", None))
         self.frames = None if frames is None else int(frames)
         loading = {name: options.pop(name, None) for name in ("system", "vision_tower")}
         chosen = device_of_rank(device, int(os.environ.get("LOCAL_RANK", 0)))
         self.system: System = load(pretrained, device=chosen, dtype=dtype, **loading)
         self.system = self.system.variant(**{name: worded(v) for name, v in options.items()})
+        made = [self.system.fingerprint, dtype, self.frames, loading, sorted(options.items())]
+        # lmms-eval names its folder of responses by this, some versions of it in the next line
+        self.model_name = f"longtake-{hashlib.sha256(repr(made).encode()).hexdigest()[:16]}"
+        super().__init__()
+        self._rank = int(os.environ.get("RANK", 0))
+        self._world_size = int(os.environ.get("WORLD_SIZE", 1))
+        self.batch_size = batch_size
 
     @property
     def device(self) -> torch.device:
         """Where this rank computes; lmms-eval gathers counts there."""
         return self.system.model.device
 
-    def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
-        """Answer requests; each video is watched once for all that are about it."""
-        asked = [self.request(order, one.args) for order, one in enumerate(requests)]
-        firsts: dict[tuple[object, ...], int] = {}
-        for one in asked:
-            firsts.setdefault(one.shown, one.order)
-        asked.sort(key=lambda one: (firsts[one.shown], one.order))
-        answers: list[GenerationResult | None] = [None] * len(asked)
-        with tqdm(total=len(asked), disable=self.rank != 0, desc="longtake") as bar:
-            for _, group in groupby(asked, key=lambda one: one.shown):
-                for request, answer in self.answers(list(group)):
-                    answers[request.order] = answer
-                    self.cache_hook.add_partial(
-                        "generate_until", (request.context, request.settings), answer.text
-                    )
-                    bar.update(1)
-        return [answer for answer in answers if answer is not None]
+    def generate_until(self, requests: list[Instance]) -> list[GenerationResult | str]:
+        """Answer requests; each video is watched once for all that are about it.
 
-    def answers(self, group: Sequence[Request]) -> list[tuple[Request, GenerationResult]]:
+        Visuals are made ready group by group. What cannot be watched or answered is logged and gets
+        an empty text, which no cache keeps. Raises PromptError and OptionError for what no task may
+        ask of longtake, before anything is watched.
+        """
+        answers = self.remembered(requests)
+        groups: dict[tuple[object, ...], list[int]] = {}
+        for order, one in enumerate(requests):
+            if order not in answers:
+                groups.setdefault(self.group_of(one.args), []).append(order)
+        left = len(requests) - len(answers)
+        with tqdm(total=left, disable=self.rank != 0, desc="longtake") as bar:
+            for orders in groups.values():
+                group = [self.request(order, requests[order].args) for order in orders]
+                for request, answer in self.answers(group):
+                    answers[request.order] = answer
+                    if answer.text:
+                        self.remember(requests[request.order], request, answer.text)
+                    bar.update(1)
+        return [answers[order] for order in range(len(requests))]
+
+    def remembered(self, requests: list[Instance]) -> dict[int, GenerationResult | str]:
+        """Answers of lmms-eval's own cache of responses (LMMS_EVAL_USE_CACHE), by place."""
+        self.load_cache()
+        texts, left = self.get_response_from_cache(requests)
+        new = {id(one) for one in left}
+        orders = (order for order, one in enumerate(requests) if id(one) not in new)
+        return dict(zip(orders, texts, strict=True))
+
+    def remember(self, instance: Instance, request: Request, text: str) -> None:
+        """Give an answer to both of lmms-eval's caches."""
+        self.cache_hook.add_partial("generate_until", (request.context, request.settings), text)
+        self.add_request_response_to_cache(instance, text)
+
+    def group_of(self, args: Sequence[Any]) -> tuple[object, ...]:
+        """What requests have in common that share a memory.
+
+        Paths and parts of videos; pictures and the like are told by their document, so that they
+        need not be kept. Raises PromptError, OptionError.
+        """
+        request = self.request(0, args)
+        options_of(self.system, request.settings)
+        return request.shown or tuple(args[3:])
+
+    def answers(self, group: Sequence[Request]) -> Iterator[tuple[Request, GenerationResult]]:
         """Watch once and ask each of a group of requests about the same."""
         first = group[0]
         system, memory = self.system, None
         if first.system_prompt:
             words = QWEN_1_5.system.replace("You are a helpful assistant.", first.system_prompt)
             system = replace(system, template=replace(system.template, system=words))
-        if first.sources:
-            memory = system.watch(
-                *first.sources, max_frames=self.frames, start=first.start, end=first.end
-            )
-        return [(one, self.answer(system, memory, one)) for one in group]
+        try:
+            if first.sources:
+                memory = system.watch(
+                    *first.sources, max_frames=self.frames, start=first.start, end=first.end
+                )
+        except LongtakeError as error:
+            for one in group:
+                yield one, unanswered(one, error)
+            return
+        for one in group:
+            try:
+                yield one, self.answer(system, memory, one)
+            except LongtakeError as error:
+                yield one, unanswered(one, error)
 
     def answer(self, system: System, memory: Memory | None, request: Request) -> GenerationResult:
         """Ask one."""
@@ -174,6 +217,12 @@ class Longtake(lmms):  # type: ignore[misc]
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
         """Refuse."""
         raise OptionError("longtake takes no tasks in rounds yet; choose one of generate_until")
+
+
+def unanswered(request: Request, error: LongtakeError) -> GenerationResult:
+    """Say in the log why there is no answer."""
+    LOG.error("no answer to %r: %s", request.question[:80], error)
+    return GenerationResult(text="", token_counts=TokenCounts(input_tokens=0, output_tokens=0))
 
 
 def device_of_rank(device: str | None, local_rank: int) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from longtake.evaluate.annotations import Row, brief
-from longtake.evaluate.options import split_options
+from longtake.evaluate.options import options_within
 from longtake.evaluate.prompts import letter_of
 from longtake.evaluate.tasks import Choices, Example, letter_among
 
@@ -33,13 +33,13 @@ def questions(row: Row) -> Iterator[Example]:
         if not isinstance(entry, dict):
             raise row.wrong(f"question {number} is {brief(entry)}, expected an object")
         part = Row(values=entry, file=row.file, where=f"{row.where}, question {number}")
-        question, texts = split_options(part.text("question"))
+        question, texts, answer = options_within(part)
         yield Example(
             key=part.text("uid"),
             video=f"{video}.mp4",
             question=question,
             options=tuple(f"({letter_of(place)}) {text}" for place, text in enumerate(texts)),
-            answer=part.text("answer").strip(),
+            answer=answer,
             groups=groups(part, row),
             places=("videos", "all_videos"),
         )

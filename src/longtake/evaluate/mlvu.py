@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from longtake.evaluate.annotations import Row
-from longtake.evaluate.options import split_options
+from longtake.evaluate.options import options_within
 from longtake.evaluate.tasks import Choices, Example, letter_among, stem_of
 
 
@@ -31,8 +31,7 @@ def example(row: Row, number: int) -> Example:
         question, options = row.text("question"), row.texts("candidates")
         answer = letter_among(options, row.text("answer"))
     else:
-        question, options = split_options(row.text("question"))
-        answer = row.text("answer").strip()
+        question, options, answer = options_within(row)
     key = row.text("question_id") if row.has("question_id") else f"{kind}-{stem_of(video)}-{number}"
     return Example(
         key=key,

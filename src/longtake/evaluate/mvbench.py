@@ -38,6 +38,9 @@ PLACES = {
 }
 """Folders of each kind's clips in the published archive; clips of two of them share names."""
 
+RATES = {"episodic_reasoning": 3}
+"""Frames a second of the kinds whose clips are folders of frames."""
+
 
 def open_task(rows: Sequence[Row]) -> Choices:
     """The task of the folder of json files, or of some of them."""
@@ -60,4 +63,5 @@ def example(row: Row, number: int) -> Example:
         places=(*places, *(f"video/{place}" for place in places)),
         start=row.number("start") if row.has("start") else None,
         end=row.number("end") if row.has("end") else None,
+        rate=RATES.get(kind, 1),
     )

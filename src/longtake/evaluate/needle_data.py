@@ -2,7 +2,8 @@
 
 Read as they were published: LongVA's list of {image or path, question or prompt, answer},
 VideoChat-Flash's list of {image, question, answer} and its chains of {images, question1, answer1,
-question2, answer2}, Video-XL's {needle, retrieval_question, answer}, and the same as JSON lines.
+question2, answer2}, Video-XL's {needle, retrieval_question, answer}, and the same as JSON lines or
+as parquet, which holds its pictures itself.
 
 C channels, H W pixels.
 """
@@ -12,7 +13,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from longtake.errors import OptionError
+from longtake.evaluate.annotations import lines_of, parquet_rows
 from longtake.parts.chat import PLACEHOLDER
 from longtake.train.questions import FIELDS, HELD_OUT_QUESTIONS, answer
 from longtake.train.words import TEST_WORDS
@@ -56,6 +59,22 @@ class Stored:
     def identity(self) -> str:
         """Digest of its bytes."""
         return hashlib.sha256(self.path.read_bytes()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """A picture that a list holds."""
+
+    name: str
+    data: bytes = field(repr=False)
+
+    def draw(self, width: int, height: int) -> Tensor:
+        """In its own size."""
+        return open_image(self.name, BytesIO(self.data))
+
+    def identity(self) -> str:
+        """Digest of its bytes, as if it were stored."""
+        return hashlib.sha256(self.data).hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,12 +162,12 @@ def read_needles(place: Path, chains: bool) -> list[Needle]:
 
 
 def find_list(place: Path) -> Path:
-    """The JSON file that lists needles. Raises OptionError."""
+    """The file that lists needles. Raises OptionError."""
     if not place.exists():
         raise OptionError(f"{place} does not exist; give a list of needles or a folder with one")
     if not place.is_dir():
         return place
-    kinds = ("*.json", "*.jsonl")
+    kinds = ("*.json", "*.jsonl", "*.parquet")
     below = (place, *sorted(path for path in place.iterdir() if path.is_dir()))
     for folder in below:
         found = sorted(path for kind in kinds for path in folder.glob(kind))
@@ -157,20 +176,12 @@ def find_list(place: Path) -> Path:
             raise OptionError(f"{folder} holds several lists ({names}); name one of them")
         if found:
             return found[0]
-    if any(place.rglob("*.parquet")):
-        raise OptionError(f"{place} holds Parquet files; save its rows as JSON and pictures")
-    raise OptionError(f"{place} holds no list of needles (*.json or *.jsonl)")
+    raise OptionError(f"{place} holds no list of needles ({', '.join(kinds)})")
 
 
 def items_of(file: Path) -> list[Mapping[str, Any]]:
-    """What a list holds, one mapping per needle. Raises OptionError."""
-    try:
-        text = file.read_text(encoding="utf-8")
-        lines = text.splitlines() if file.suffix == ".jsonl" else []
-        held = [json.loads(line) for line in lines if line.strip()] if lines else json.loads(text)
-    except (ValueError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise OptionError(f"{file} is no JSON that can be read ({reason})") from error
+    """What a list holds, one mapping per needle. Raises OptionError, AnnotationError."""
+    held = parquet_rows(file) if file.suffix == ".parquet" else json_of(file)
     if isinstance(held, dict) and isinstance(held.get("needle"), list):
         names = ("needle", "retrieval_question", "answer")
         columns = [held.get(name) for name in names]
@@ -181,6 +192,18 @@ def items_of(file: Path) -> list[Mapping[str, Any]]:
     if not isinstance(held, list) or not all(isinstance(item, dict) for item in held):
         raise OptionError(f"{file} must be a list of objects, one per needle")
     return held
+
+
+def json_of(file: Path) -> Any:
+    """What a JSON file says, or the lines of one. Raises OptionError."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        if file.suffix == ".jsonl":
+            return [json.loads(line) for line in lines_of(text)]
+        return json.loads(text)
+    except (ValueError, OSError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise OptionError(f"{file} is no JSON that can be read ({reason})") from error
 
 
 def needle_of(file: Path, number: int, item: Mapping[str, Any], chains: bool) -> Needle:
@@ -201,7 +224,7 @@ def needle_of(file: Path, number: int, item: Mapping[str, Any], chains: bool) ->
         pairs = [("answer", asked, "answer")]
     return Needle(
         name=str(item.get("id", number - 1)),
-        pictures=tuple(Stored(path=picture_at(file, where, name)) for name in names),
+        pictures=tuple(picture_of(file, where, name) for name in names),
         asks=tuple(
             Ask(name=name, question=text(item, q, where), answer=text(item, a, where))
             for name, q, a in pairs
@@ -220,6 +243,16 @@ def text(item: Mapping[str, Any], field: str, where: str) -> str:
             f"{where}: leave {PLACEHOLDER} out of {field}; the video stands before it"
         )
     return value
+
+
+def picture_of(file: Path, where: str, said: object) -> Picture:
+    """A listed picture: named, or held as a data set holds it. Raises OptionError."""
+    if isinstance(said, dict):
+        data, name = said.get("bytes"), said.get("path")
+        if isinstance(data, bytes):
+            return Embedded(name=f"{where}, {name or 'its picture'}", data=data)
+        said = name
+    return Stored(path=picture_at(file, where, said))
 
 
 def picture_at(file: Path, where: str, name: object) -> Path:

@@ -6,15 +6,14 @@ Numbers are kept in the type they were computed in: what goes on is what would h
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from longtake.errors import StoreError
 from longtake.evaluate.needle_hay import Hay
+from longtake.evaluate.whole import write_whole
 from longtake.types import VisualTokens
 
 
@@ -32,14 +31,7 @@ def save_hay(path: Path, name: str, hay: Hay) -> None:
         "settled": str(int(hay.settled)),
         "duration": repr(hay.duration),
     }
-    aside = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        save_file(tensors, aside, metadata=about)
-        aside.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise StoreError(f"{path} cannot be written ({error})") from error
-    finally:
-        aside.unlink(missing_ok=True)
+    write_whole(path, lambda aside: save_file(tensors, aside, metadata=about))
 
 
 def load_hay(path: Path, name: str, device: torch.device) -> Hay | None:

@@ -198,8 +198,9 @@ def likeliest(
 
 def asked_ids(bench: Bench, memory: Memory, question: str) -> tuple[int, ...]:
     """Ids from the video's end to where the answer is to begin."""
-    template = bench.system.template
-    return bench.system.tokens(memory.lead + template.tail(question) + bench.rule.opening)
+    system, rule = bench.system, bench.rule
+    tail = system.template.tail(rule.asked(question))
+    return system.tokens(memory.lead + tail + rule.opening)
 
 
 def generated(bench: Bench, memory: Memory, question: str, tokens: int = ANSWER_TOKENS) -> Answer:
@@ -207,7 +208,7 @@ def generated(bench: Bench, memory: Memory, question: str, tokens: int = ANSWER_
     system, rule, cache = bench.system, bench.rule, memory.cache
     options = system.options(max_new_tokens=tokens)
     if not rule.opening:
-        return system.ask(memory, question, options)
+        return system.ask(memory, rule.asked(question), options)
     assert isinstance(cache, GrowingCache)
     ids = asked_ids(bench, memory, question)
     try:

@@ -7,18 +7,15 @@ of rows among the units that came out.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 
 from torch import Tensor
 
 from longtake.errors import OptionError
 from longtake.evaluate.needle_rules import Rule
-from longtake.folder import samples_of
 from longtake.reader import CHUNK
 from longtake.types import Frames
 from longtake.video.decode import Video
@@ -83,17 +80,6 @@ def open_films(sources: Sequence[Source], stack: ExitStack) -> Films:
             raise OptionError(f"{source!s:.80} is a still picture; a haystack is a video")
         videos.append(opened)
     return Films(videos=tuple(videos))
-
-
-def identity_of(source: str) -> str:
-    """Name, size and digest of samples of a file; an address as it is."""
-    path = Path(source)
-    if not path.is_file():
-        return source
-    total = hashlib.sha256()
-    for sample in samples_of(path):
-        total.update(sample)
-    return f"{path.name} {path.stat().st_size} {total.hexdigest()[:16]}"
 
 
 @dataclass(frozen=True, kw_only=True)

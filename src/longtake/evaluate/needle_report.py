@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from longtake.errors import StoreError
 from longtake.evaluate.intervals import percent
 from longtake.evaluate.results import Row
+from longtake.evaluate.whole import write_whole
 
 COLOURS = ("#F0496E", "#EBB839", "#9ad5b3")
 """Of V-NIAH's map, from 0 to 1."""
@@ -50,8 +49,12 @@ def score_of(row: Row, way: str) -> float:
     return float(found.get("score", found)["share"])
 
 
-def grid_table(rows: Sequence[Row], way: str) -> list[list[str]]:
-    """Depths down, lengths across: share and interval in per cent."""
+def grid_table(rows: Sequence[Row], way: str, fresh: bool) -> list[list[str]]:
+    """Depths down, lengths across: share and interval in per cent.
+
+    `fresh`: depths have needles of their own. Else those of a length are not independent, and all
+    of them together have no interval.
+    """
     lengths = sorted({row["frames"] for row in rows})
     shares = sorted({row["share"]: row["depth"] for row in rows}.items())
     held = {(row["share"], row["frames"]): row for row in rows}
@@ -59,7 +62,7 @@ def grid_table(rows: Sequence[Row], way: str) -> list[list[str]]:
     for share, label in shares:
         cells = [cell_text(held.get((share, n)), way) for n in lengths]
         lines.append([f"{label:g} %", *cells])
-    lines.append(["all", *(pooled(rows, n, way) for n in lengths)])
+    lines.append(["all", *(pooled(rows, n, way, fresh) for n in lengths)])
     return lines
 
 
@@ -70,10 +73,13 @@ def cell_text(row: Row | None, way: str) -> str:
     return "failed" if "error" in row else percent(row[way]["right"], row["asked"])
 
 
-def pooled(rows: Sequence[Row], frames: int, way: str) -> str:
-    """All cells of a length together."""
-    mine = [row for row in whole(rows) if row["frames"] == frames]
-    return percent(sum(row[way]["right"] for row in mine), sum(row["asked"] for row in mine))
+def pooled(rows: Sequence[Row], frames: int, way: str, fresh: bool) -> str:
+    """All cells of a length together, and how many if some failed."""
+    every = [row for row in rows if row["frames"] == frames]
+    mine = whole(every)
+    right, asked = sum(row[way]["right"] for row in mine), sum(row["asked"] for row in mine)
+    told = percent(right, asked) if fresh or not asked else f"{100 * right / asked:.1f}"
+    return told if len(mine) == len(every) else f"{told}, {len(mine)} of {len(every)} cells"
 
 
 def about_table(rows: Sequence[Row], way: str) -> list[list[str]]:
@@ -97,7 +103,7 @@ def chain_table(rows: Sequence[Row], way: str) -> list[list[str]]:
     """Lengths down: score, caption, answer and both, with intervals, and how the rest went."""
     names = ("caption", "answer", "both")
     lines = [["frames", "score", *names, "only caption", "only answer", "neither"]]
-    for row in rows:
+    for row in sorted(rows, key=lambda row: int(row["frames"])):
         if "error" in row:
             lines.append([str(row["frames"]), "failed", *[""] * 6])
             continue
@@ -126,15 +132,22 @@ def report(header: Row, rows: Sequence[Row]) -> str:
     about = [f"{name}: {value}" for name, value in header.items() if name in TOLD]
     lines = [f"# {header['what'].capitalize()}", "", "; ".join(about) + ".", ""]
     lines += ["Per cent of right answers with 95 % intervals (Wilson).", ""]
+    if not chains and not header.get("fresh"):
+        lines += ["The depths of a length share their needles: together they have no interval.", ""]
+    cells = f"{len(whole(rows))} of {len(rows)} cells"
     for way in ways_of(rows):
         mean = mean_score(rows, way)
-        lines += [f"## {NAMES[way].capitalize()}: {100 * mean:.1f} on average over cells", ""]
-        table = chain_table(rows, way) if chains else grid_table(rows, way)
-        lines += [markdown(table), ""]
+        lines += [f"## {NAMES[way].capitalize()}: {100 * mean:.1f} on average over {cells}", ""]
+        lines += [markdown(main_table(header, rows, way)), ""]
         if not chains and (more := about_table(rows, way)):
             lines += [markdown(more), ""]
     if failed := failures(rows):
-        lines += [f"{len(failed)} cells failed:", "", *(f"- {line}" for line in failed), ""]
+        lines += [
+            f"{len(failed)} cells failed and are in no average:",
+            "",
+            *(f"- {line}" for line in failed),
+            "",
+        ]
     return "\n".join(lines)
 
 
@@ -143,7 +156,9 @@ def main_table(header: Row, rows: Sequence[Row], way: str) -> list[list[str]]:
     if not any(way in row for row in rows):
         return []
     chains = header["what"].endswith("multihop")
-    return chain_table(rows, way) if chains else grid_table(rows, way)
+    if chains:
+        return chain_table(rows, way)
+    return grid_table(rows, way, bool(header.get("fresh")))
 
 
 def save_report(header: Row, rows: Sequence[Row], way: str, out: Path) -> list[Path]:
@@ -161,19 +176,20 @@ def save_report(header: Row, rows: Sequence[Row], way: str, out: Path) -> list[P
         files["needle.png"] = lambda path: heat_map(grid, way, (title, across), path)
     made = []
     for name, write in files.items():
-        target, aside = out / name, out / f".{os.getpid()}-{name}"
-        try:
-            write(aside)
-            aside.replace(target)
-        except OSError as error:
-            raise StoreError(f"{target} cannot be written ({error.strerror})") from error
-        finally:
-            aside.unlink(missing_ok=True)
-        made.append(target)
+        write_whole(out / name, write)
+        made.append(out / name)
     return made
 
 
-TOLD = ("longtake", "model", "system", "fingerprint", "dtype", "device", "seed", "rule", "videos")
+def no_map(rows: Sequence[Row]) -> bool:
+    """Whether there is a grid that cannot be drawn here."""
+    return find_spec("matplotlib") is None and any("depth" in row for row in whole(rows))
+
+
+TOLD = (
+    *("longtake", "model", "system", "fingerprint", "given", "dtype", "device", "seed", "rule"),
+    "videos",
+)
 
 
 def heat_map(rows: Sequence[Row], way: str, titles: tuple[str, str], target: Path) -> None:

@@ -40,6 +40,8 @@ class Rule:
     """The system's own words stand between the video and the question; otherwise nothing does."""
     opening: str
     """What the answer is made to begin with."""
+    question: str = "{question}"
+    """What stands around each question."""
     whole_head: bool
     """Teacher-forced answers compete with the head's untrained rows, too."""
     score: Score
@@ -49,6 +51,10 @@ class Rule:
     parenthesis; the wanted words within what was said."""
     doubled_above: int | None = None
     """A haystack of more frames is half of them, twice."""
+
+    def asked(self, question: str) -> str:
+        """A question as it is asked."""
+        return self.question.format(question=question)
 
     @property
     def headline(self) -> Literal["forced", "generated"]:
@@ -107,6 +113,7 @@ VIDEO_XL = Rule(
     single=True,
     own_words=False,
     opening="Best option:(",
+    question="Question: {question}\nAnswer: ",
     whole_head=False,
     score="generated",
     match="option",
@@ -247,7 +254,7 @@ def matches(rule: Rule, said: str, wanted: str) -> bool:
     if rule.match == "ids":
         return said.strip() == wanted.strip()
     heard, looked_for = words_of(said), words_of(wanted)
-    if len(looked_for) == 1 and len(looked_for[0]) == 1:
+    if len(looked_for) == 1 and re.fullmatch("[a-z]", looked_for[0]):
         return heard[:1] == looked_for  # an option's letter: "a" is a word of many sentences
     places = range(len(heard) - len(looked_for) + 1)
     return bool(looked_for) and any(heard[n : n + len(looked_for)] == looked_for for n in places)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from longtake.errors import CapacityError, LongtakeError, StoreError
+from longtake.evaluate.header import about
 from longtake.evaluate.needle_data import Ask, Needle
 from longtake.evaluate.needle_hay import Hay, see_films, see_picture
 from longtake.evaluate.needle_kept import load_hay, save_hay
@@ -23,7 +24,7 @@ from longtake.evaluate.needle_memory import (
 from longtake.evaluate.needle_plan import Films, Plan, plan_of
 from longtake.evaluate.needle_rules import Depth, Rule, Score, matches, parted, spread
 from longtake.evaluate.needle_scores import chain_summary, single_summary
-from longtake.evaluate.results import Results, Row, about
+from longtake.evaluate.results import Results, Row
 from longtake.reader import Progress
 from longtake.system import System
 from longtake.types import Answer, Memory, VisualTokens
@@ -68,12 +69,14 @@ class Trial:
         each, place = len(self.needles) // len(self.depths), self.depths.index(cell.depth)
         return slice(place * each, (place + 1) * each)
 
-    def header(self, system: System, model: str, sources: Sequence[str]) -> Row:
-        """What results of this trial depend on."""
+    def header(
+        self, system: System, model: str, sources: Sequence[str], given: Row | None = None
+    ) -> Row:
+        """What results of this trial depend on; `given`: options of the system."""
         return {
             "what": f"needle {self.kind}",
             "model": model,
-            **about(system),
+            **about(system, given),
             "seed": self.seed,
             "rule": self.rule.name,
             "score": self.score,
@@ -81,6 +84,7 @@ class Trial:
             "reach": self.reach,
             "depths": [[depth.share, depth.label] for depth in self.depths],
             "answer_tokens": self.answer_tokens,
+            "fresh": self.fresh,
             "videos": list(sources),
             "needles": [f"{needle.name} {needle.identity()}" for needle in self.needles],
         }
@@ -195,8 +199,8 @@ def prepared(
 
 def kept_name(header: Row) -> str:
     """What a kept haystack depends on, needles and depths aside."""
-    names = ("fingerprint", "dtype", "device", "rule", "frames", "reach", "videos")
-    return json.dumps([header[name] for name in names])
+    aside = ("what", "model", "seed", "score", "depths", "answer_tokens", "needles", "fresh")
+    return json.dumps({name: value for name, value in header.items() if name not in aside})
 
 
 def cell_row(grid: Grid, cell: Cell, asked: Callable[[int], None]) -> Row:

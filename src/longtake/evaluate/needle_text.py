@@ -17,11 +17,12 @@ from torch import Tensor
 
 from longtake.engine import memory_errors, prefill, require_room, write
 from longtake.errors import CapacityError, LongtakeError, OptionError, StoreError
+from longtake.evaluate.header import about
 from longtake.evaluate.needle_memory import Bench, likeliest, reads_on
 from longtake.evaluate.needle_rules import LONGVA, Depth, Rule, Score, matches
 from longtake.evaluate.needle_run import Cell
 from longtake.evaluate.needle_scores import single_summary
-from longtake.evaluate.results import Results, Row, about
+from longtake.evaluate.results import Results, Row
 from longtake.parts.cache import GrowingCache
 from longtake.reader import Known, Progress
 from longtake.system import System
@@ -51,6 +52,8 @@ class TextTrial:
     """Needles of each cell, the same for all."""
     distractors: int = 0
     score: Score = "both"
+    answer_tokens: int | None = None
+    """Most tokens of a generated answer; None: four more than the number has."""
     seed: int = 24242424
     """The original's unless said otherwise."""
 
@@ -65,15 +68,18 @@ class TextTrial:
         """Length by length."""
         return [Cell(frames=n, depth=depth) for n in self.lengths for depth in self.depths]
 
-    def header(self, system: System, model: str, sources: Sequence[str]) -> Row:
-        """What results of this trial depend on."""
+    def header(
+        self, system: System, model: str, sources: Sequence[str], given: Row | None = None
+    ) -> Row:
+        """What results of this trial depend on; `given`: options of the system."""
         return {
             "what": "needle text",
             "model": model,
-            **about(system),
+            **about(system, given),
             "seed": self.seed,
             "rule": self.rule.name,
             "score": self.score,
+            "answer_tokens": self.answer_tokens,
             "frames": list(self.lengths),
             "depths": [[depth.share, depth.label] for depth in self.depths],
             "numbers": self.numbers,
@@ -222,7 +228,7 @@ def text_row(
         for number, draws in needles:
             needle = tokens(NEEDLE.format(city=CITY, number=number))
             prompt = book.prompt(cell.frames, share, needle, draws)
-            answers.append(text_answer(reader, prompt, str(number), trial.score))
+            answers.append(text_answer(reader, prompt, str(number), trial))
     except StoreError:
         raise
     except (LongtakeError, MemoryError) as error:
@@ -231,19 +237,20 @@ def text_row(
     return {**cell.about(), "asked": len(answers), **single_summary(answers), "answers": answers}
 
 
-def text_answer(reader: Reader, ids: list[int], wanted: str, score: Score) -> dict[str, Any]:
+def text_answer(reader: Reader, ids: list[int], wanted: str, trial: TextTrial) -> dict[str, Any]:
     """One number, in the ways that are scored."""
-    bench, system = reader.bench, reader.bench.system
+    bench, system, score = reader.bench, reader.bench.system, trial.score
     answer_ids = system.tokens(wanted)
+    most = trial.answer_tokens or len(answer_ids) + 4
     told: dict[str, Any] = {"needle": wanted, "about": "number", "wanted": wanted}
-    features_D, cache = reader.read(ids, 2 * len(answer_ids) + 8)
+    features_D, cache = reader.read(ids, len(answer_ids) + most)
     length = cache.get_seq_length()
     if score in ("forced", "both"):
         found = likeliest(bench, cache, features_D, answer_ids)
         told |= {"forced": found == answer_ids, "predicted": list(found)}
         cache.rewind(length)
     if score in ("generated", "both"):
-        options = system.options(max_new_tokens=len(answer_ids) + 4, repetition_penalty=1.0)
+        options = system.options(max_new_tokens=most, repetition_penalty=1.0)
         out = write(
             system.model, features_D, cache, options, end_ids=system.end_ids, decode=system.text
         )

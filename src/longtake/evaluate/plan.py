@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from longtake.errors import AnnotationError
+from longtake.errors import AnnotationError, OptionError
+from longtake.evaluate.subtitles import file_in
 from longtake.evaluate.tasks import Example, Task
 from longtake.evaluate.videos import Library
 
@@ -19,6 +20,8 @@ class Showing:
     """A file, or a folder of frames."""
     start: float | None
     end: float | None
+    rate: int
+    """Frames a second, where it is a folder of frames."""
     examples: tuple[Example, ...]
 
 
@@ -30,6 +33,8 @@ class Plan:
     """In the order in which the annotations first name them."""
     missing: tuple[Example, ...]
     """Questions whose video is not there; nobody is asked these."""
+    silent: tuple[str, ...] = ()
+    """Files of subtitles that are not there, where questions are asked with subtitles."""
 
     @property
     def questions(self) -> int:
@@ -71,11 +76,32 @@ def planned(task: Task, library: Library, limit: int | None) -> Plan:
     )
 
 
+def with_subtitles(task: Task, plan: Plan, folder: Path) -> Plan:
+    """A plan that knows which files of subtitles are not there.
+
+    Raises OptionError for a task without subtitles, AnnotationError if not one of its files is in
+    the folder.
+    """
+    every = (task.example(index).subtitles for index in range(len(task)))
+    names = [name for name in dict.fromkeys(every) if name]
+    if not names:
+        raise OptionError(f"{task.title} has no subtitles; leave --subtitles out")
+    if not any(file_in(folder, name) for name in names):
+        raise AnnotationError(
+            f"{folder} holds none of the {len(names)} files of subtitles of {task.title}, such as "
+            f"{names[0]}; give the folder they lie in"
+        )
+    asked = [one.subtitles for showing in plan.showings for one in showing.examples]
+    silent = [name for name in dict.fromkeys(asked) if not file_in(folder, name)]
+    return replace(plan, silent=tuple(silent))
+
+
 def _showings(asked: Sequence[tuple[Example, Path]]) -> tuple[Showing, ...]:
-    groups: dict[tuple[Path, float | None, float | None], list[Example]] = {}
+    groups: dict[tuple[Path, float | None, float | None, int], list[Example]] = {}
     for example, path in asked:
-        groups.setdefault((path, example.start, example.end), []).append(example)
+        key = (path, example.start, example.end, example.rate)
+        groups.setdefault(key, []).append(example)
     return tuple(
-        Showing(video=path, start=start, end=end, examples=tuple(examples))
-        for (path, start, end), examples in groups.items()
+        Showing(video=path, start=start, end=end, rate=rate, examples=tuple(examples))
+        for (path, start, end, rate), examples in groups.items()
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from longtake.errors import AnnotationError
-from longtake.evaluate.annotations import annotation_files, parsed
+from longtake.evaluate.annotations import annotation_files, json_lines, parsed
 from longtake.evaluate.tasks import Example, stem_of
 
 IDS = ("key", "question_id", "uid", "id")
@@ -32,6 +32,10 @@ class Recorded:
     """By the video's name without ending, and the question's own words or its try."""
     by_row: Mapping[int, tuple[str, str]]
     """Words asked and answer, by the row's number, where a log holds nothing else."""
+    header: Mapping[str, Any]
+    """What `longtake eval` says of how the answers were made; empty for those of others."""
+    unsubtitled: int
+    """Of its answers, in a run with subtitles, those to questions asked without."""
 
     def text_of(self, example: Example, row: int) -> str | None:
         """The answer to a question, which is that of a row; None if there is none."""
@@ -51,11 +55,16 @@ def read_predictions(path: Path) -> Recorded:
     by_id: dict[str, str] = {}
     by_words: dict[tuple[str, str], str] = {}
     by_row: dict[int, tuple[str, str]] = {}
+    header: Mapping[str, Any] = {}
+    unsubtitled = 0
     for file in annotation_files(path):
         for record in records_of(file):
+            if isinstance(record.get("header"), dict):
+                header = record["header"]
             text = text_in(record)
             if text is None:
                 continue
+            unsubtitled += record.get("subtitles") is False
             if "doc_id" in record and isinstance(record.get("input"), str):
                 by_row[int(record["doc_id"])] = (record["input"], text)
             for name in IDS:
@@ -66,7 +75,9 @@ def read_predictions(path: Path) -> Recorded:
                     by_words.update({(stem_of(str(record[name])), w): text for w in words(record)})
     if not by_id and not by_words and not by_row:
         raise AnnotationError(f"{path} holds no recorded answers of a layout known here")
-    return Recorded(by_id=by_id, by_words=by_words, by_row=by_row)
+    return Recorded(
+        by_id=by_id, by_words=by_words, by_row=by_row, header=header, unsubtitled=unsubtitled
+    )
 
 
 def words(record: Mapping[str, Any]) -> Iterator[str]:
@@ -96,8 +107,7 @@ def records_of(file: Path) -> Iterator[Mapping[str, Any]]:
     except (UnicodeDecodeError, OSError) as error:
         raise AnnotationError(f"{file} cannot be read ({error})") from error
     if file.suffix == ".jsonl":
-        lines = [line for line in text.splitlines() if line.strip()]
-        entries: Any = [parsed(line, f"{file.name}: row {n}") for n, line in enumerate(lines, 1)]
+        entries: Any = json_lines(file, text)
     else:
         entries = parsed(text, file.name)
     yield from opened(entries)

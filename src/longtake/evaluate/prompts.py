@@ -141,6 +141,7 @@ MLVU = {
         frames=512,
     ),
 }
+# the originals put subtitles between the frames; here they stand before the question
 LONGVIDEOBENCH = {
     "official": Style(
         ask=f"Question: {{question}}\n{{options}}\n{LETTER_ONLY}",

@@ -6,18 +6,17 @@ Nothing in it depends on when or how often the run was stopped.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from longtake.errors import StoreError
 from longtake.evaluate.plan import Plan
 from longtake.evaluate.prompts import Style, letter_of
 from longtake.evaluate.published import Published, name_of, published_for
 from longtake.evaluate.results import Row
 from longtake.evaluate.tasks import Example, Figure, Scored, Task
+from longtake.evaluate.whole import save_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +44,8 @@ class Report:
     """Questions whose published answer is none of their options; they count as wrong."""
     unsubtitled: int
     """Questions asked without subtitles in a run with subtitles."""
+    missing_subtitles: tuple[str, ...]
+    """Files of subtitles that are not there, in a run with subtitles."""
     incomplete: int
     """Questions of which not every asking was answered; they are left out."""
     figures: tuple[Figure, ...]
@@ -67,13 +68,18 @@ def reported(task: Task, plan: Plan, style: Style, header: Row, rows: Mapping[st
         "missing": plan.missing_videos,
         "missing_questions": len(plan.missing),
         "unsubtitled": sum(row.get("subtitles") is False for _, row in answers),
+        "missing_subtitles": plan.silent,
         "incomplete": _incomplete(asked, scored),
     }
     return _report(task, header, scored, asked=len(asked), told=told)
 
 
 def rescored(
-    task: Task, style: Style, header: Row, text_of: Callable[[Example, int], str | None]
+    task: Task,
+    style: Style,
+    header: Row,
+    text_of: Callable[[Example, int], str | None],
+    unsubtitled: int = 0,
 ) -> Report:
     """Score answers that were recorded elsewhere; a question without one counts as failed."""
     examples = [task.example(index) for index in range(len(task))]
@@ -84,7 +90,8 @@ def rescored(
         "failed": tuple(left),
         "missing": (),
         "missing_questions": 0,
-        "unsubtitled": 0,
+        "unsubtitled": unsubtitled,
+        "missing_subtitles": (),
         "incomplete": _incomplete(examples, scored),
     }
     return _report(task, header, scored, asked=len(examples), told=told)
@@ -141,17 +148,6 @@ def save_report(report: Report, path: Path) -> None:
     """Write it as JSON, whole or not at all. Raises StoreError."""
     text = json.dumps(as_object(report), indent=1, ensure_ascii=True, allow_nan=False)
     save_text(f"{text}\n", path)
-
-
-def save_text(text: str, path: Path) -> None:
-    """Write a text file, whole or not at all. Raises StoreError."""
-    aside = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise StoreError(f"{path} cannot be written ({error.strerror or error})") from error
 
 
 def as_object(report: Report) -> dict[str, Any]:

@@ -12,14 +12,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from longtake.errors import StoreError
+from longtake.evaluate.annotations import brief
+from longtake.evaluate.whole import save_text
 from longtake.locks import claim
-from longtake.version import __version__
-
-if TYPE_CHECKING:  # it brings torch
-    from longtake.system import System
 
 Row = Mapping[str, Any]
 """What JSON can say; "key" names it within its file, "error" marks one that failed."""
@@ -29,7 +27,7 @@ class Results:
     """Rows of one file, in the order they were added; a context manager."""
 
     def __init__(self, path: Path, header: Row, retry: bool = False) -> None:
-        """Begin a file, or go on with it where its header is the same.
+        """Begin a file, or go on with it where its header is the same or no row is there.
 
         `retry`: take rows that failed away, to be made again. Raises StoreError for a header that
         differs (named field by field), a file that holds something else, one that another process
@@ -99,6 +97,8 @@ class Results:
         whole = self._file.read()
         kept = whole[: whole.rfind(b"\n") + 1]
         lines = [read_line(self.path, n, line) for n, line in enumerate(kept.splitlines(), 1)]
+        if len(lines) == 1 and isinstance(lines[0].get("header"), dict):
+            lines = []  # stopped before its first row: nothing was measured under that header
         if lines:
             check_header(self.path, lines[0], self.header)
         rows = [row for row in lines[1:] if not (retry and "error" in row)]
@@ -116,14 +116,11 @@ class Results:
 
     def _replace(self, rows: list[Row]) -> None:
         """Write all rows anew, aside and then renamed."""
-        aside = self.path.with_name(f".{os.getpid()}-{self.path.name}")
+        save_text("".join(f"{line_of(row)}\n" for row in rows), self.path)
+        self._file.close()
         try:
-            aside.write_text("".join(f"{line_of(row)}\n" for row in rows), encoding="utf-8")
-            aside.replace(self.path)
-            self._file.close()
             self._file = self.path.open("ab+")
         except OSError as error:
-            aside.unlink(missing_ok=True)
             raise StoreError(f"{self.path} cannot be written ({error.strerror})") from error
         self._lock()
 
@@ -162,20 +159,3 @@ def check_header(path: Path, first: Row, wanted: Row) -> None:
             f"{path} was made otherwise ({told}); use the same options, or another place for "
             "results"
         )
-
-
-def brief(value: object) -> str:
-    """A value in few letters."""
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
-
-
-def about(system: System) -> Row:
-    """What a system is, for headers."""
-    return {
-        "longtake": __version__,
-        "system": system.name,
-        "fingerprint": system.fingerprint,
-        "dtype": str(system.model.compute_dtype).removeprefix("torch."),
-        "device": system.model.device.type,
-    }

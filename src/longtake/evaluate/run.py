@@ -6,6 +6,7 @@ on; only answers are scored.
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,11 +14,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from longtake.errors import LongtakeError
+from longtake.errors import LongtakeError, StoreError
+from longtake.evaluate.header import identity_of
 from longtake.evaluate.plan import Plan, Showing
 from longtake.evaluate.prompts import Style
 from longtake.evaluate.results import Results, Row
-from longtake.evaluate.subtitles import all_of, even_times, interleaved, read_cues, shown_at
+from longtake.evaluate.subtitles import (
+    all_of,
+    even_times,
+    file_in,
+    read_cues,
+    shown_around,
+    shown_at,
+)
 from longtake.evaluate.tasks import Example, Task
 from longtake.evaluate.videos import frames_as_video
 from longtake.reader import Progress, quiet
@@ -25,8 +34,6 @@ from longtake.system import System
 from longtake.types import Memory, Options
 from longtake.video.sample import Footage, uniform
 
-FRAMES_PER_SECOND = 3
-"""Of folders of frames: MVBench's episodic_reasoning."""
 ASKED = "questions"
 """Name of the stage that counts questions, for progress."""
 
@@ -71,8 +78,10 @@ def run(
 ) -> None:
     """Ask all questions of the plan whose answers are not there yet.
 
-    Raises StoreError where answers cannot be written; whatever else goes wrong is written down.
+    Raises StoreError where answers cannot be written, or were made from other files; whatever else
+    goes wrong is written down.
     """
+    check_sources(plan, asking, results)
     done = sum(one.key in results.done() for shown in plan.showings for one in shown.examples)
     progress(ASKED, done, plan.questions)
     for showing in plan.showings:
@@ -100,13 +109,14 @@ def answers(
             )
     except LongtakeError as error:
         for example in left:
-            yield failed(example, error)
+            yield begun(showing, example, asking) | failed(error)
         return
     for example in left:
+        row = begun(showing, example, asking)
         try:
-            yield answered(task, example, memory, asking)
+            yield row | answered(task, example, memory, asking)
         except LongtakeError as error:
-            yield failed(example, error)
+            yield row | failed(error)
 
 
 @contextmanager
@@ -117,50 +127,78 @@ def opened(showing: Showing) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder, "frames.mov")
-        yield str(frames_as_video(showing.video, FRAMES_PER_SECOND, target))
+        yield str(frames_as_video(showing.video, showing.rate, target))
 
 
-def answered(task: Task, example: Example, memory: Memory, asking: Asking) -> Row:
+def begun(showing: Showing, example: Example, asking: Asking) -> dict[str, Any]:
+    """What every row says: the question, and what it is asked about."""
+    source = source_of(showing, example, asking)
+    return {"key": example.key, "video": example.video, "source": source}
+
+
+def answered(task: Task, example: Example, memory: Memory, asking: Asking) -> dict[str, Any]:
     """Ask one question; raises what asking raises."""
-    told = subtitles_for(example, memory, asking)
-    prompt = task.prompt(example, asking.style, told)
+    words, found = subtitles_for(example, memory, asking)
+    prompt = task.prompt(example, asking.style, words)
     answer = asking.system.ask(memory, prompt, asking.options)
     scored = task.score(example, answer.text, asking.style)
-    row: dict[str, Any] = {
-        "key": example.key,
-        "video": example.video,
+    told: dict[str, Any] = {
         "text": answer.text,
         "read": scored.read,
         "points": dict(scored.points),
         "frames": memory.stats.frames,
     }
     if asking.subtitles is not None:
-        row["subtitles"] = bool(told)
+        told["subtitles"] = found
     if memory.stats.warnings:
-        row["warnings"] = list(memory.stats.warnings)
-    return row
+        told["warnings"] = list(memory.stats.warnings)
+    return told
 
 
-def failed(example: Example, error: LongtakeError) -> Row:
-    """A row that says why there is no answer."""
-    return {
-        "key": example.key,
-        "video": example.video,
-        "error": f"{type(error).__name__}: {' '.join(str(error).split())}",
-    }
+def failed(error: LongtakeError) -> dict[str, Any]:
+    """Why there is no answer."""
+    return {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
 
 
-def subtitles_for(example: Example, memory: Memory, asking: Asking) -> str:
-    """What is shown of a video's subtitles; empty where it has none. Raises AnnotationError."""
-    if asking.subtitles is None or not example.subtitles:
-        return ""
-    file = asking.subtitles / Path(example.subtitles).name
-    if not file.is_file():
-        return asking.style.no_subtitles
+def subtitles_for(example: Example, memory: Memory, asking: Asking) -> tuple[str, bool]:
+    """What is said of a video's subtitles, and whether any were there to be shown.
+
+    Raises AnnotationError for a file that cannot be read.
+    """
+    if asking.subtitles is None:
+        return "", False
+    file = file_in(asking.subtitles, example.subtitles)
+    if file is None:
+        return asking.style.no_subtitles, False
     cues = read_cues(file, example.duration, example.offset)
     if asking.style.subtitles == "all":
-        return all_of(cues)
-    if file.suffix == ".json":
-        frames = asking.frames or asking.system.frames
-        return interleaved(cues, even_times(example.duration, frames))
-    return shown_at(cues, [entry.seconds for entry in memory.entries])
+        told = all_of(cues)
+    elif file.suffix == ".json":
+        told = shown_around(cues, even_times(example.duration, memory.stats.frames))
+    else:
+        told = shown_at(cues, [entry.seconds for entry in memory.entries])
+    return told, bool(told)
+
+
+def source_of(showing: Showing, example: Example, asking: Asking) -> str:
+    """Digest of the files an answer is made from: the video and, if asked with, its subtitles."""
+    folder = asking.subtitles
+    subtitles = None if folder is None else file_in(folder, example.subtitles)
+    files = [file for file in (showing.video, subtitles) if file is not None]
+    told = "\n".join(map(identity_of, files))
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def check_sources(plan: Plan, asking: Asking, results: Results) -> None:
+    """Raise StoreError if an answer was made from another file than the one that is there now."""
+    for showing in plan.showings:
+        for example in showing.examples:
+            row = results.rows.get(example.key)
+            if row is None or "error" in row:
+                continue
+            if row.get("source") != source_of(showing, example, asking):
+                raise StoreError(
+                    f"{results.path}: {example.key} was asked about another file than what is now "
+                    f"{showing.video.name} or its subtitles; use the same, or another place for "
+                    "results"
+                )

@@ -14,6 +14,7 @@ TAGGED = re.compile(r'<font color="white" size=".72c">(.*?)</font>')
 """How the words stand in the published files."""
 TAG = re.compile(r"<[^>]*>")
 TIMES = re.compile(r"(\d+:\d+:\d+[,.]?\d*)\s*-->\s*(\d+:\d+:\d+[,.]?\d*)")
+TIME = re.compile(r"\d+:\d+:\d+([,.]\d*)?", re.ASCII)
 SHORTEST = 1.0
 """Seconds; a shorter subtitle of LongVideoBench counts as shown so long, around its middle."""
 
@@ -26,6 +27,12 @@ class Cue:
     """Seconds in the video."""
     end: float
     text: str
+
+
+def file_in(folder: Path, name: str) -> Path | None:
+    """The file of subtitles of that name in a folder; None if it is not there."""
+    file = folder / Path(name).name
+    return file if name and file.is_file() else None
 
 
 def read_cues(file: Path, duration: float = 0.0, offset: float = 0.0) -> tuple[Cue, ...]:
@@ -64,17 +71,33 @@ def _json_cues(file: Path, text: str, duration: float, offset: float) -> tuple[C
     for number, entry in enumerate(entries, 1):
         row = Row(values=entry, file=file.stem, where=f"{file.name}: subtitle {number}")
         if row.has("timestamp"):
-            times = entry["timestamp"]
-            if not isinstance(times, list) or len(times) != 2:
-                raise row.wrong("'timestamp' must hold a start and an end")
-            # the last may have no end
-            end = times[1] if isinstance(times[1], float) else duration
-            start, words = row.numbers("timestamp", 2)[0] if end == times[1] else times[0], "text"
+            start, end, words = *spoken(row, duration), "text"
         else:
-            start, end, words = clock(row.text("start")), clock(row.text("end")), "line"
+            start, end, words = time_in(row, "start"), time_in(row, "end"), "line"
         told = str(entry.get(words) or "")
-        cues.append(Cue(start=float(start) - offset, end=float(end) - offset, text=told))
+        cues.append(Cue(start=start - offset, end=end - offset, text=told))
     return tuple(cues)
+
+
+def spoken(row: Row, duration: float) -> tuple[float, float]:
+    """Start and end of a `timestamp`; the last may have no end. Raises AnnotationError."""
+    times = row.values["timestamp"]
+    if not isinstance(times, list) or len(times) != 2:
+        raise row.wrong("'timestamp' must hold a start and an end")
+    if times[1] is None:
+        times = [times[0], duration]
+    part = Row(values={"timestamp": times}, file=row.file, where=row.where)
+    start, end = part.numbers("timestamp", 2)
+    # the original takes an end that is no fraction for none
+    return start, end if isinstance(times[1], float) else duration
+
+
+def time_in(row: Row, name: str) -> float:
+    """Seconds of a field. Raises AnnotationError."""
+    time = row.text(name)
+    if not TIME.fullmatch(time.strip()):
+        raise row.wrong(f"{name!r} is {time!r:.40}, expected hours:minutes:seconds")
+    return clock(time)
 
 
 def clock(time: str) -> float:
@@ -94,10 +117,11 @@ def all_of(cues: Sequence[Cue]) -> str:
     return "\n".join(cue.text for cue in cues)
 
 
-def interleaved(cues: Sequence[Cue], seconds: Sequence[float]) -> str:
-    """Text of the subtitles around any of these times, by LongVideoBench's rule.
+def shown_around(cues: Sequence[Cue], seconds: Sequence[float]) -> str:
+    """Text of the subtitles that LongVideoBench's rule shows with frames of these times.
 
-    The frames themselves stand before them, so that a video is watched once for all its questions.
+    The original puts each between the frames; here all stand behind the video, which is watched
+    once for all its questions.
     """
     lines = []
     for cue in cues:

@@ -39,6 +39,8 @@ class Example:
     start: float | None = None
     """Only this part of the video belongs to the question, in seconds."""
     end: float | None = None
+    rate: int = 1
+    """Frames a second of the video, where it is a folder of frames."""
     subtitles: str = ""
     """Its file of subtitles."""
     duration: float = 0.0

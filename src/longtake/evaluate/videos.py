@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -35,8 +36,9 @@ class Library:
     def find(self, name: str, places: Sequence[str] = ()) -> Path | None:
         """The file (or folder of frames) of a video; None if it is not there.
 
-        Looked for under its own name, then in `places`, then anywhere below, where it must be the
-        only one of its name; the ending may be another one. What leads out of the folder is not
+        Looked for under its own name, then in `places`, then below, where it must be the only one;
+        the ending may be another one. Where there are `places`, what is found below must lie in one
+        of them: clips of another place may share the name. What leads out of the folder is not
         followed.
         """
         parts = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part != "."]
@@ -47,7 +49,7 @@ class Library:
             found = self._with_ending(self.folder / place / relative)
             if found is not None:
                 return found
-        return self._below(relative)
+        return self._below(relative, places)
 
     def _with_ending(self, path: Path) -> Path | None:
         if path.is_file() or (path.is_dir() and holds_pictures(path)):
@@ -59,9 +61,12 @@ class Library:
                 return other
         return None
 
-    def _below(self, relative: PurePosixPath) -> Path | None:
+    def _below(self, relative: PurePosixPath, places: Sequence[str]) -> Path | None:
         stem = relative.stem if relative.suffix in ENDINGS else relative.name
-        files = self._files.get(stem, ())
+        files: Sequence[Path] = self._files.get(stem, ())
+        if places:
+            homes = [PurePosixPath(place, relative).parent.parts for place in places]
+            files = [file for file in files if any(lies_in(file, home) for home in homes)]
         return files[0] if len(files) == 1 else None
 
     @cached_property
@@ -76,17 +81,24 @@ class Library:
         return found
 
 
+def lies_in(file: Path, folders: Sequence[str]) -> bool:
+    """Whether the file's folder ends in these."""
+    return file.parent.parts[-len(folders) :] == tuple(folders)
+
+
 def holds_pictures(folder: Path) -> bool:
     """Whether a folder holds frames."""
     return any(name.suffix.lower() in PICTURES for name in folder.iterdir())
 
 
 def frames_as_video(folder: Path, per_second: int, target: Path) -> Path:
-    """Write a folder of frames, in the order of their names, as a video; nothing is encoded anew.
+    """Write a folder of frames as a video; nothing is encoded anew.
 
-    Raises VideoError if they are of several kinds or cannot be read.
+    They are in the order of the numbers their names end in, as VideoChat-Flash reads them. Raises
+    VideoError if they are of several kinds or cannot be read.
     """
-    pictures = sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES)
+    found = (file for file in folder.iterdir() if file.suffix.lower() in PICTURES)
+    pictures = sorted(found, key=numbered)
     kinds = {"png" if file.suffix.lower() == ".png" else "mjpeg" for file in pictures}
     kind = kinds.pop() if len(kinds) == 1 else None
     if kind is None:
@@ -108,3 +120,9 @@ def frames_as_video(folder: Path, per_second: int, target: Path) -> Path:
     except (FFmpegError, OSError) as error:
         raise VideoError(f"{folder}: frames cannot be read ({error})") from error
     return target
+
+
+def numbered(picture: Path) -> tuple[int, str]:
+    """The number a name ends in, then the name: frame_10 comes after frame_2."""
+    number = re.search(r"[0-9]+$", picture.stem)
+    return (int(number[0]) if number else 0), picture.name

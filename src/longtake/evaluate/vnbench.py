@@ -77,5 +77,4 @@ def example(row: Row) -> Example:
         answer=letter_among(options, row.text("gt")),
         groups=(("task", task), ("type", kind)),
         circle=circle,
-        places=("VNBench", "VNBench_new", "video", "videos"),
     )

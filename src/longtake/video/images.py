@@ -1,6 +1,7 @@
 """Still images in."""
 
 import os
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -22,13 +23,14 @@ def is_image(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def open_image(path: str | os.PathLike[str]) -> Tensor:
+def open_image(path: str | os.PathLike[str], file: BinaryIO | None = None) -> Tensor:
     """Read an image: uint8 [3, H, W], transparency dropped as the originals do.
 
-    Raises VideoError if it is damaged or too large to be safe.
+    `file`: what holds it, where `path` only names it. Raises VideoError if it is damaged or too
+    large to be safe.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path if file is None else file) as image:
             pixels = np.array(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise VideoError(f"image {os.fspath(path)} cannot be read ({error})") from error
