@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,10 +30,18 @@ def library(tmp_path: Path) -> Library:
     return Library(tmp_path / "library")
 
 
-def answers(held: Memory) -> list[tuple[int, ...]]:
+def answers(held: Memory, kv: str = "full") -> list[tuple[int, ...]]:
     """What two questions are answered."""
-    options = tiny().options(max_new_tokens=5)
-    return [tiny().ask(held, question, options).ids for question in ("What?", "And where?")]
+    system = tiny().variant(kv=kv)
+    options = system.options(max_new_tokens=5)
+    return [system.ask(held, question, options).ids for question in ("What?", "And where?")]
+
+
+def answers_together(held: Memory, kv: str = "full") -> list[tuple[int, ...]]:
+    """The same, in one batch."""
+    system = tiny().variant(kv=kv)
+    options = system.options(max_new_tokens=5)
+    return [one.ids for one in system.ask_many(held, ["What?", "And where?"], options)]
 
 
 # -- saving and finding ---------------------------------------------------------------------------
@@ -301,22 +310,29 @@ def test_a_flipped_byte_is_noticed_wherever_it_is(library: Library, tmp_path: Pa
     assert library.verify() == []
 
 
-def test_damage_is_noticed_when_its_layer_is_first_used(library: Library, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ask", [answers, answers_together])
+@pytest.mark.parametrize("kv", ["full", "int8"])
+def test_damage_is_noticed_when_its_layer_is_first_used(
+    ask: Callable[..., list[tuple[int, ...]]], kv: str, library: Library, tmp_path: Path
+) -> None:
     from longtake.sealed import Sealed
 
-    stored = save(library, video(tmp_path, 1))
+    held = tiny().variant(kv=kv).watch(noise(2), max_frames=2)
+    stored = library.save(held, system=tiny().variant(kv=kv), source=video(tmp_path, 1))
     path = file_of(library.folder, stored.key)
-    names = [name for name in Sealed(path).names if name.endswith((".keys", ".values"))]
+    ends = (".keys", ".values") if kv == "full" else (".codes", ".step")
+    names = [name for name in Sealed(path).names if name.endswith(ends)]
+    assert names
     for name in names:
         where = Sealed(path).where(name)
         flip(path, where.start + len(where) // 2)
         with library.open(stored, "cpu") as loaded:
             for _ in range(2):
                 with pytest.raises(StoreError, match=rf"damaged .*{name}"):
-                    answers(loaded)
+                    ask(loaded, kv)
         flip(path, where.start + len(where) // 2)
     with library.open(stored, "cpu") as loaded:
-        assert answers(loaded) == answers(memory())
+        assert ask(loaded, kv) == answers(held, kv)
 
 
 def test_a_copy_of_damage_is_refused(library: Library, tmp_path: Path) -> None:
@@ -340,6 +356,9 @@ def test_a_layer_is_read_when_it_is_used(library: Library, tmp_path: Path) -> No
         assert loaded.bytes == memory().bytes
         tiny().ask(loaded, "What?", tiny().options(max_new_tokens=1))
         assert all(layer.unchecked is None for layer in layers)
+    with library.open(stored, "cpu") as loaded:
+        answers_together(loaded)
+        assert all(layer.key_buffer is not None for layer in loaded.cache.layers), "off the map"
 
 
 @pytest.mark.parametrize("damage", ["nothing", "text", "torn", "empty", "version", "tables", "row"])
