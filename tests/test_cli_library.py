@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from longtake.catalogue import file_of
@@ -184,6 +185,59 @@ def test_a_damaged_memory_is_told_or_watched_again(
     assert run("rm", "ten").exit_code == 0
     assert ask(clip, *SHORT) == first | {"stats": ask(clip, *SHORT)["stats"]}
     assert run("verify").stdout.startswith("1 memory is whole, ")
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), 6),
+        (FileNotFoundError("No such file or directory"), 0),  # so safetensors tells of EMFILE
+        (RuntimeError("CUDA error: unspecified launch failure"), 0),
+    ],
+)
+def test_a_memory_that_cannot_be_read_just_now_stays(
+    fault: Exception,
+    status: int,
+    clip: Path,
+    library: Library,
+    watched: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = ask(clip, *SHORT)
+    path = file_of(library.folder, library.list()[0].key)
+    before = path.read_bytes()
+
+    def fail(*args: object, **options: object) -> None:
+        raise fault
+
+    with monkeypatch.context() as patch:
+        patch.setattr("longtake.store.safe_open", fail)
+        result = run("ask", clip, "What is seen?", *SHORT, "--no-stream")
+    assert result.exit_code == status, result.stderr
+    if status:
+        assert "out of memory" in error_line(result)
+    else:
+        assert result.stdout.strip() == first["text"]
+        assert "cannot be read" in result.stderr
+    assert path.read_bytes() == before
+    assert ask(clip, *SHORT) == first
+
+
+def test_a_memory_of_a_newer_longtake_stays(
+    clip: Path, library: Library, watched: list[str]
+) -> None:
+    first = ask(clip, *SHORT)
+    path = file_of(library.folder, library.list()[0].key)
+    newer = path.read_bytes().replace(b'\\"format\\": 5', b'\\"format\\": 6')
+    path.write_bytes(newer)
+    result = run("ask", clip, "What is seen?", *SHORT, "--no-stream")
+    assert (result.exit_code, result.stdout.strip()) == (0, first["text"])
+    assert "has format 6, this longtake reads format 5; read it with a newer" in result.stderr
+    assert len(watched) == 2
+    result = run("watch", clip, *WATCH)
+    assert (result.exit_code, len(watched)) == (7, 2)
+    assert "has format 6" in error_line(result)
+    assert path.read_bytes() == newer
 
 
 def test_listing_and_removing(clip: Path, library: Library) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from longtake.catalogue import Catalogue, file_of, files_in, told_by
-from longtake.errors import OptionError, StoreError, VideoError
+from longtake.errors import NewerError, OptionError, StoreError, VideoError
 from longtake.identity import Downloaded, is_address, of_download, of_file, stamp_of
 from longtake.sealed import Sealed, sealed_size, write_sealed
 from longtake.shelf import Shelf
@@ -192,9 +192,11 @@ class Library:
         )
 
     def _readable(self, key: str) -> Stored | None:
-        """A memory that is there, if its header is whole."""
+        """A memory that is there, if its header is whole. Raises NewerError, which none replaces."""
         try:
             Sealed(file_of(self.folder, key)).close()
+        except NewerError:
+            raise
         except StoreError:
             return None
         return self._catalogue.first("key = ?", key)

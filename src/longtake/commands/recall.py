@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from longtake.commands.common import loaded, opened, watch
-from longtake.errors import OptionError, StoreError, VideoError
+from longtake.errors import DamagedError, NewerError, OptionError, StoreError, VideoError
 from longtake.flags import Answering, Condensing, Loading, Part
 from longtake.terminal import note, say, size
 
@@ -171,16 +171,21 @@ def by_name(
 def by_video(
     stack: ExitStack, wanted: Wanted, library: Library, system: System, video: str | Video
 ) -> Recalled | None:
-    """The memory of a video if the library has it; one that is damaged is removed."""
+    """The memory of a video if the library has it and it can be read; a damaged one is removed."""
     stored = library.find(video, system, wanted.settings())
     if stored is None:
         return None
     try:
         memory = stack.enter_context(library.open(stored, str(system.model.device)))
-    except StoreError as error:
+    except DamagedError as error:
         say(f"{error}, which is done now", kind="warning")
         with suppress(StoreError):
             library.remove(stored.key)
+        return None
+    except StoreError as error:
+        if wanted.save == "must" and isinstance(error, NewerError):
+            raise  # hours later it could not be kept
+        say(f"{error}; the video is watched now", kind="warning")
         return None
     tell(stored, memory)
     return Recalled(system=system, memory=memory, model=wanted.model, stored=stored)
