@@ -5,17 +5,28 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from PIL import Image
 
+from longtake.api import load
 from longtake.catalogue import file_of
+from longtake.errors import OptionError
 from longtake.library import Library
+from longtake.stored import Settings
+from longtake.system import System
 from tests.clips import write_clip
 from tests.test_cli import COMMAND, ENVIRONMENT, MODEL, SHORT, TINY, TOWER, error_line, run
 from tests.test_library import flip
+
+if TYPE_CHECKING:
+    from longtake.serve.build import Choices
+    from longtake.serve.limits import Limits
 
 FRAMES = ("--max-frames", "4")
 WATCH = (*TINY, *FRAMES)
@@ -96,6 +107,63 @@ def test_a_memory_is_asked_by_its_name_with_the_model_that_made_it(
     (stored,) = library.list()
     assert [round(one.seconds, 1) for one in stored.thumbnails] == [0.2, 0.6, 1.2, 1.6]
     assert all(one.jpeg.startswith(b"\xff\xd8") for one in stored.thumbnails)
+
+
+def test_a_memory_of_the_server_is_asked_by_its_name(
+    clip: Path,
+    library: Library,
+    watched: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[Choices] = []
+
+    def noted(system: System, choices: Choices, limits: Limits) -> None:
+        made.append(choices)
+        memory = system.watch(str(clip), max_frames=4)
+        settings = replace(choices.settings, max_frames=4)
+        choices.library.save(memory, system=system, source=clip, settings=settings)
+        raise OptionError("enough")
+
+    monkeypatch.setattr("longtake.serve.build.service", noted)
+    monkeypatch.chdir(MODEL.parent)
+    tower = ("--vision-tower", f"{MODEL.name}/vision_tower")
+    words = ("--device", "cpu", "--dtype", "float32", "--port", "0", "--data", tmp_path / "files")
+    assert "enough" in error_line(run("serve", "-m", MODEL.name, *tower, *words))
+    assert made[0].model == MODEL.name
+    monkeypatch.chdir(tmp_path)
+    short = ("--max-new-tokens", "6", "--device", "cpu")
+    told = ask("ten", *short)
+    assert told == ask(clip, *SHORT) | {"video": "ten"}
+    assert watched == []
+
+
+def test_a_memory_whose_settings_name_a_device_is_asked_by_its_name(
+    clip: Path, library: Library, watched: list[str]
+) -> None:
+    """As servers wrote them."""
+    loading = {"system": None, "vision_tower": TOWER[1], "device": "cuda:3", "dtype": "float32"}
+    settings = Settings(model=str(MODEL), loading=loading, max_frames=4)
+    system = load(MODEL, vision_tower=TOWER[1], device="cpu", dtype="float32")
+    memory = system.watch(str(clip), max_frames=4)
+    library.save(memory, system=system, source=clip, settings=settings)
+    assert ask("ten", "--max-new-tokens", "6", "--device", "cpu")["stored"] == "ten"
+    assert watched == []
+
+
+def test_auto_notes_the_frames_it_chose(
+    clip: Path, library: Library, watched: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = (*TINY, "--max-new-tokens", "6")
+    first = ask(clip, *short, "--max-frames", "auto")
+    assert library.list()[0].settings.max_frames == 10
+    assert ask(clip, *short, "--max-frames", "auto") == first
+    assert ask(clip, *short, "--max-frames", "10") == first
+    assert len(watched) == 1
+    few = SimpleNamespace(frames=3, sampled=3, reason="more would not fit the memory")
+    monkeypatch.setattr(System, "choice", lambda *args, **options: few)
+    assert ask(clip, *short, "--max-frames", "auto")["stats"]["frames"] == 3
+    assert len(watched) == 2
 
 
 def test_watching_again_says_the_name_and_does_nothing(

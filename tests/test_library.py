@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -92,6 +93,17 @@ def test_other_settings_are_another_memory(
     assert library.find(video(tmp_path, 1), tiny(), settings) is None
     told = Settings(max_frames=tiny().frames)  # what is said anyway
     assert library.find(video(tmp_path, 1), tiny(), told) is not None
+
+
+def test_a_memory_that_notes_a_word_for_its_frames_is_read(
+    library: Library, tmp_path: Path
+) -> None:
+    auto: Any = "auto"
+    noted = Settings(max_frames=auto)
+    library.save(memory(), system=tiny(), source=video(tmp_path, 1), settings=noted)
+    (stored,) = library.list()
+    assert stored.settings.max_frames == stored.frames == 2
+    assert library.fits(stored, tiny())
 
 
 def test_another_model_is_another_memory(library: Library, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from longtake.catalogue import Catalogue, file_of, files_in, told_by
 from longtake.errors import NewerError, OptionError, StoreError, VideoError
@@ -127,7 +127,9 @@ class Library:
         """Whether this system would make the same memory of the same video today."""
         from longtake.keys import key_of
 
-        return key_of(stored.video.digest, system, stored.settings) == stored.key
+        auto: Any = "auto"  # a key was once made of the word
+        asked = (stored.settings, replace(stored.settings, max_frames=auto))
+        return any(key_of(stored.video.digest, system, one) == stored.key for one in asked)
 
     # -- saving and opening -----------------------------------------------------------------------
 
@@ -192,7 +194,7 @@ class Library:
         )
 
     def _readable(self, key: str) -> Stored | None:
-        """A memory that is there, if its header is whole. Raises NewerError, which none replaces."""
+        """A memory that is there, if its header is whole. Raises NewerError: that one stays."""
         try:
             Sealed(file_of(self.folder, key)).close()
         except NewerError:

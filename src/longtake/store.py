@@ -114,9 +114,9 @@ def load_memory(path: str | Path, device: str | torch.device = "auto") -> Memory
 
     On CPU keys and values stay in the file, mapped into memory: a layer is read, and its checksum
     compared, when it is first used. For another device all is read, and checked, at once. Raises
-    StoreError if the file cannot be read or is of another format, DamagedError if it is none, broken
-    or damaged, CapacityError if it does not fit the device, OptionError for a device that cannot be
-    used.
+    StoreError if the file cannot be read or is of another format, DamagedError if it is none, or
+    broken or damaged, CapacityError if it does not fit the device, OptionError for a device that
+    cannot be used.
     """
     source, chosen = Path(path), pick_device(str(device))
     sealed = Sealed(source)
