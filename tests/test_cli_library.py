@@ -196,6 +196,9 @@ def test_what_does_not_fit_a_name_is_told(
     result = run("watch", clip, *WATCH, "--name", "ten")
     assert result.exit_code == 2
     assert "already" in error_line(result)
+    result = run("watch", clip, *WATCH, "--name", "eleven")
+    assert result.exit_code == 2
+    assert "remembered already, as 'ten'; ask it so, or remove it" in error_line(result)
     assert len(watched) == 1
 
 

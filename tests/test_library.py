@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from longtake.catalogue import INDEX, file_of
+import longtake.library
+from longtake.catalogue import INDEX, file_of, files_in
 from longtake.errors import OptionError, StoreError, VideoError
 from longtake.identity import of_file
 from longtake.library import Library, default_folder
+from longtake.shelf import Shelf
 from longtake.stored import Settings, VideoIdentity, about_of, stored_of
 from longtake.types import Memory
 from tests.shelves import memory, save, video
@@ -163,10 +165,54 @@ def test_names_are_made_free_or_refused(library: Library, tmp_path: Path) -> Non
     assert len(library.list()) == 3
 
 
+def films(library: Library) -> dict[str, str]:
+    """The folder of each video by the name of its memory."""
+    return {one.name: Path(one.video.place).parent.name for one in library.list()}
+
+
+def film(folder: Path, number: int) -> Path:
+    """Another video that is called film."""
+    path = folder / str(number) / "film.mkv"
+    path.parent.mkdir()
+    path.write_bytes(bytes([number]))
+    return path
+
+
+def test_names_are_the_same_when_the_index_is_made_anew(library: Library, tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        save(library, film(tmp_path, number))
+    library.remove("film")
+    (library.folder / INDEX).unlink()
+    assert films(library) == {"film-2": "2", "film-3": "3"}
+    assert save(library, film(tmp_path, 4)).name == "film"
+
+
+def test_a_name_that_another_process_takes_meanwhile(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, others = longtake.library.write_sealed, [film(tmp_path, 2)]
+    other = tiny().watch(noise(1), max_frames=1)
+
+    def late(*args: Any) -> None:
+        write(*args)
+        if others:
+            Library(library.folder).save(other, system=tiny(), source=others.pop())
+
+    monkeypatch.setattr("longtake.library.write_sealed", late)
+    assert save(library, film(tmp_path, 1)).name == "film-2"
+    assert films(library) == {"film": "2", "film-2": "1"}
+    (library.folder / INDEX).unlink()
+    assert films(library) == {"film": "2", "film-2": "1"}
+    assert not list(library.folder.glob(".aside*"))
+
+
 def test_the_same_memory_is_kept_once(library: Library, tmp_path: Path) -> None:
     first = save(library, video(tmp_path, 1))
     assert save(Library(library.folder), video(tmp_path, 1)) == first
     assert len(library.list()) == 1
+    with pytest.raises(OptionError, match=r"already, as 'video 1'; ask it so, or remove it"):
+        save(library, video(tmp_path, 1), "another name")
+    assert library.list() == [first]
 
 
 def test_what_is_no_file_is_told(library: Library, tmp_path: Path) -> None:
@@ -250,6 +296,25 @@ def key(library: Library, number: int) -> str:
     found = library.named(f"video {number}")
     assert found is not None
     return found.key
+
+
+def test_what_another_process_evicts_meanwhile_is_no_fault(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listed(folder: Path) -> dict[str, Path]:
+        return {"gone": folder / "gone"} | files_in(folder)
+
+    monkeypatch.setattr("longtake.shelf.files_in", listed)
+    save(library, video(tmp_path, 1))
+    assert len(library.list()) == 1
+
+    def fail(self: Shelf, coming: int, keep: str = "") -> None:
+        if keep:
+            raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Shelf, "make_room", fail)
+    with pytest.raises(StoreError, match=r"cannot be written \(Permission denied\)"):
+        save(library, video(tmp_path, 2))
 
 
 def test_what_is_in_use_is_neither_evicted_nor_removed(tmp_path: Path) -> None:

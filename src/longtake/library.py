@@ -146,8 +146,8 @@ class Library:
         """Keep a memory that `system` made of `source` with `settings`; returns when it is safe.
 
         If the same memory is there already, that one stays. Those asked longest ago give way if the
-        budget asks for it. Raises StoreError, OptionError for a name that cannot be, VideoError,
-        and PromptError while the memory answers a question.
+        budget asks for it. Raises StoreError, OptionError for a name that cannot be or where the
+        same memory has another, VideoError, and PromptError while the memory answers a question.
         """
         from longtake.keys import describe
         from longtake.store import resting
@@ -158,11 +158,13 @@ class Library:
         stored = describe(memory, system, settings, video, name or name_of(video))
         stored = replace(stored, thumbnails=tuple(thumbnails))
         if (there := self._readable(stored.key)) is not None:
+            check_called(there, name)
             return there
         with resting(memory) as cache:
-            self._write(stored, memory, cache)
-        self._catalogue.add(stored)
-        self._shelf.make_room(0, keep=stored.key)
+            while not self._write(stored, memory, cache):
+                pass  # another process has just saved one of that name
+        with self._shelf.told():
+            self._shelf.make_room(0, keep=stored.key)
         kept = self._catalogue.first("key = ?", stored.key)
         if kept is None:  # somebody has removed it already
             raise StoreError(f"{stored.name} was removed as soon as it was saved; watch again")
@@ -182,15 +184,18 @@ class Library:
         if self.named(name) is not None:
             raise OptionError(f"there is a memory {name!r} already; remove it, or choose another")
 
-    def _write(self, stored: Stored, memory: Memory, cache: GrowingCache) -> None:
+    def _write(self, stored: Stored, memory: Memory, cache: GrowingCache) -> bool:
+        """Save under a name that is free now; false if it no longer is when that is done."""
         from longtake.store import contents
 
+        stored = replace(stored, name=self._catalogue.free_name(stored.name, stored.key))
         header, parts = contents(memory, cache)
         header["about"] = about_of(stored)
-        self._shelf.put(
+        return self._shelf.put(
             stored.key,
             sealed_size(header, parts),
             lambda descriptor: write_sealed(descriptor, header, parts),
+            lambda: self._catalogue.adding(stored),
         )
 
     def _readable(self, key: str) -> Stored | None:
@@ -252,6 +257,13 @@ class Library:
                 what = f"{file_of(self.folder, key)} is gone; remove {name}, and watch again"
                 faults.append(Fault(name=name, what=what))
         return faults
+
+
+def check_called(stored: Stored, name: str | None) -> None:
+    """Raise OptionError if a memory is to have a name and has another, which its file holds."""
+    if name is not None and name != stored.name:
+        told = f"this is remembered already, as {stored.name!r}; ask it so"
+        raise OptionError(f"{told}, or remove it and watch again to call it {name!r}")
 
 
 def is_file(video: str | Path) -> bool:

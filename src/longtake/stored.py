@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -113,10 +113,10 @@ def stored_of(about: Mapping[str, Any], last_used: datetime, size: int) -> Store
     try:
         said = {**about, "created": datetime.fromisoformat(about["created"])}
         said["video"] = VideoIdentity(**about["video"])
-        settings = Settings(**about["settings"])
-        if settings.max_frames == "auto":  # as `ask --max-frames auto` once noted it
-            settings = replace(settings, max_frames=about["frames"])
-        said["settings"] = settings
+        settings = dict(about["settings"])
+        if settings["max_frames"] == "auto":  # as `ask --max-frames auto` once noted it
+            settings["max_frames"] = about["frames"]
+        said["settings"] = Settings(**settings)
         said["shape"] = tuple(about["shape"])
         said["thumbnails"] = tuple(
             Thumbnail(seconds=one["seconds"], jpeg=base64.b64decode(one["jpeg"]))

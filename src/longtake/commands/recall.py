@@ -198,9 +198,12 @@ def by_video(
     stack: ExitStack, wanted: Wanted, library: Library, system: System, video: str | Video
 ) -> Recalled | None:
     """The memory of a video if the library has it and it can be read; a damaged one is removed."""
+    from longtake.library import check_called
+
     stored = library.find(video, system, wanted.seeing.settings())
     if stored is None:
         return None
+    check_called(stored, wanted.name)
     try:
         memory = stack.enter_context(library.open(stored, str(system.model.device)))
     except DamagedError as error:
