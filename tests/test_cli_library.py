@@ -339,8 +339,13 @@ def test_listing_and_removing(clip: Path, library: Library) -> None:
     assert "no memory 'nothing'" in error_line(result)
     assert run("rm", "a").exit_code == 0
     assert [one.name for one in library.list()] == ["c", "b"]
+    broken = file_of(library.folder, "0" * 32)  # one that no index knows
+    broken.write_bytes(b"nonsense")
+    file_of(library.folder, library.list()[0].key).unlink()
+    assert run("verify").exit_code == 7
     assert run("rm", "--all").exit_code == 0
-    assert library.list() == []
+    assert library.list() == library.verify() == []
+    assert not broken.exists()
 
 
 def test_pictures_are_not_kept(library: Library, tmp_path: Path) -> None:

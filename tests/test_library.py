@@ -85,6 +85,17 @@ def test_a_stored_memory_tells_what_it_is(library: Library, tmp_path: Path) -> N
     assert stored_of(about_of(stored), stored.last_used, stored.bytes) == stored
 
 
+def test_a_part_is_as_long_as_what_was_watched(library: Library, tmp_path: Path) -> None:
+    held = tiny().watch(noise(8), max_frames=2, start=3.0, end=3.5)
+    settings = Settings(start=3.0, end=3.5)
+    stored = library.save(held, system=tiny(), source=video(tmp_path, 1), settings=settings)
+    assert stored.seconds == held.durations[0] == 3.5
+    assert stored.watched_seconds == 0.5
+    assert stored.seconds_per_token == 0.5 / held.stats.visual_tokens
+    early = replace(stored, settings=Settings(start=-2.0))
+    assert early.watched_seconds == replace(stored, settings=Settings()).watched_seconds == 3.5
+
+
 @pytest.mark.parametrize(
     "settings", [Settings(max_frames=3), Settings(start=1.0), Settings(end=2.0)]
 )

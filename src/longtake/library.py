@@ -76,6 +76,10 @@ class Library:
         """The memory of this name, if there is one. Raises StoreError."""
         return self._catalogue.first("name = ?", name)
 
+    def keys(self) -> a_list[str]:
+        """Of all memories, also those whose files are gone or cannot be read. Raises StoreError."""
+        return [*(self._catalogue.names() | files_in(self.folder))]
+
     def may_know(self, video: str | Path) -> bool:
         """Whether there is a memory of a file of just this size; instant. False for an address."""
         if not is_file(video):
