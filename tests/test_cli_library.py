@@ -5,16 +5,28 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
+import torch
 from PIL import Image
 
+from longtake.api import load
 from longtake.catalogue import file_of
+from longtake.errors import OptionError
 from longtake.library import Library
+from longtake.stored import Settings
+from longtake.system import System
 from tests.clips import write_clip
 from tests.test_cli import COMMAND, ENVIRONMENT, MODEL, SHORT, TINY, TOWER, error_line, run
 from tests.test_library import flip
+
+if TYPE_CHECKING:
+    from longtake.serve.build import Choices
+    from longtake.serve.limits import Limits
 
 FRAMES = ("--max-frames", "4")
 WATCH = (*TINY, *FRAMES)
@@ -97,6 +109,63 @@ def test_a_memory_is_asked_by_its_name_with_the_model_that_made_it(
     assert all(one.jpeg.startswith(b"\xff\xd8") for one in stored.thumbnails)
 
 
+def test_a_memory_of_the_server_is_asked_by_its_name(
+    clip: Path,
+    library: Library,
+    watched: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[Choices] = []
+
+    def noted(system: System, choices: Choices, limits: Limits) -> None:
+        made.append(choices)
+        memory = system.watch(str(clip), max_frames=4)
+        settings = replace(choices.settings, max_frames=4)
+        choices.library.save(memory, system=system, source=clip, settings=settings)
+        raise OptionError("enough")
+
+    monkeypatch.setattr("longtake.serve.build.service", noted)
+    monkeypatch.chdir(MODEL.parent)
+    tower = ("--vision-tower", f"{MODEL.name}/vision_tower")
+    words = ("--device", "cpu", "--dtype", "float32", "--port", "0", "--data", tmp_path / "files")
+    assert "enough" in error_line(run("serve", "-m", MODEL.name, *tower, *words))
+    assert made[0].model == MODEL.name
+    monkeypatch.chdir(tmp_path)
+    short = ("--max-new-tokens", "6", "--device", "cpu")
+    told = ask("ten", *short)
+    assert told == ask(clip, *SHORT) | {"video": "ten"}
+    assert watched == []
+
+
+def test_a_memory_whose_settings_name_a_device_is_asked_by_its_name(
+    clip: Path, library: Library, watched: list[str]
+) -> None:
+    """As servers wrote them."""
+    loading = {"system": None, "vision_tower": TOWER[1], "device": "cuda:3", "dtype": "float32"}
+    settings = Settings(model=str(MODEL), loading=loading, max_frames=4)
+    system = load(MODEL, vision_tower=TOWER[1], device="cpu", dtype="float32")
+    memory = system.watch(str(clip), max_frames=4)
+    library.save(memory, system=system, source=clip, settings=settings)
+    assert ask("ten", "--max-new-tokens", "6", "--device", "cpu")["stored"] == "ten"
+    assert watched == []
+
+
+def test_auto_notes_the_frames_it_chose(
+    clip: Path, library: Library, watched: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = (*TINY, "--max-new-tokens", "6")
+    first = ask(clip, *short, "--max-frames", "auto")
+    assert library.list()[0].settings.max_frames == 10
+    assert ask(clip, *short, "--max-frames", "auto") == first
+    assert ask(clip, *short, "--max-frames", "10") == first
+    assert len(watched) == 1
+    few = SimpleNamespace(frames=3, sampled=3, reason="more would not fit the memory")
+    monkeypatch.setattr(System, "choice", lambda *args, **options: few)
+    assert ask(clip, *short, "--max-frames", "auto")["stats"]["frames"] == 3
+    assert len(watched) == 2
+
+
 def test_watching_again_says_the_name_and_does_nothing(
     clip: Path, library: Library, watched: list[str]
 ) -> None:
@@ -127,6 +196,9 @@ def test_what_does_not_fit_a_name_is_told(
     result = run("watch", clip, *WATCH, "--name", "ten")
     assert result.exit_code == 2
     assert "already" in error_line(result)
+    result = run("watch", clip, *WATCH, "--name", "eleven")
+    assert result.exit_code == 2
+    assert "remembered already, as 'ten'; ask it so, or remove it" in error_line(result)
     assert len(watched) == 1
 
 
@@ -186,6 +258,59 @@ def test_a_damaged_memory_is_told_or_watched_again(
     assert run("verify").stdout.startswith("1 memory is whole, ")
 
 
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), 6),
+        (FileNotFoundError("No such file or directory"), 0),  # so safetensors tells of EMFILE
+        (RuntimeError("CUDA error: unspecified launch failure"), 0),
+    ],
+)
+def test_a_memory_that_cannot_be_read_just_now_stays(
+    fault: Exception,
+    status: int,
+    clip: Path,
+    library: Library,
+    watched: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = ask(clip, *SHORT)
+    path = file_of(library.folder, library.list()[0].key)
+    before = path.read_bytes()
+
+    def fail(*args: object, **options: object) -> None:
+        raise fault
+
+    with monkeypatch.context() as patch:
+        patch.setattr("longtake.store.safe_open", fail)
+        result = run("ask", clip, "What is seen?", *SHORT, "--no-stream")
+    assert result.exit_code == status, result.stderr
+    if status:
+        assert "out of memory" in error_line(result)
+    else:
+        assert result.stdout.strip() == first["text"]
+        assert "cannot be read" in result.stderr
+    assert path.read_bytes() == before
+    assert ask(clip, *SHORT) == first
+
+
+def test_a_memory_of_a_newer_longtake_stays(
+    clip: Path, library: Library, watched: list[str]
+) -> None:
+    first = ask(clip, *SHORT)
+    path = file_of(library.folder, library.list()[0].key)
+    newer = path.read_bytes().replace(b'\\"format\\": 5', b'\\"format\\": 6')
+    path.write_bytes(newer)
+    result = run("ask", clip, "What is seen?", *SHORT, "--no-stream")
+    assert (result.exit_code, result.stdout.strip()) == (0, first["text"])
+    assert "has format 6, this longtake reads format 5; read it with a newer" in result.stderr
+    assert len(watched) == 2
+    result = run("watch", clip, *WATCH)
+    assert (result.exit_code, len(watched)) == (7, 2)
+    assert "has format 6" in error_line(result)
+    assert path.read_bytes() == newer
+
+
 def test_listing_and_removing(clip: Path, library: Library) -> None:
     assert (run("ls").stdout, run("ls", "--json").stdout) == ("", "[]\n")
     assert run("verify").stdout == "0 memories are whole, 0 B\n"
@@ -214,8 +339,13 @@ def test_listing_and_removing(clip: Path, library: Library) -> None:
     assert "no memory 'nothing'" in error_line(result)
     assert run("rm", "a").exit_code == 0
     assert [one.name for one in library.list()] == ["c", "b"]
+    broken = file_of(library.folder, "0" * 32)  # one that no index knows
+    broken.write_bytes(b"nonsense")
+    file_of(library.folder, library.list()[0].key).unlink()
+    assert run("verify").exit_code == 7
     assert run("rm", "--all").exit_code == 0
-    assert library.list() == []
+    assert library.list() == library.verify() == []
+    assert not broken.exists()
 
 
 def test_pictures_are_not_kept(library: Library, tmp_path: Path) -> None:

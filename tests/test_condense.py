@@ -474,7 +474,7 @@ def test_what_is_no_memory_is_told_in_one_line(tmp_path: Path) -> None:
         (other, "no header"),
         (newer, "has format 99, this longtake reads format 5"),
         (lacking, "does not hold what its header says"),
-        (tmp_path, "no whole memory"),
+        (tmp_path, "cannot be read"),
     ):
         with pytest.raises(StoreError, match=words) as error:
             load_memory(path)

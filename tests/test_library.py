@@ -6,16 +6,20 @@ import os
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from longtake.catalogue import INDEX, file_of
+import longtake.library
+from longtake.catalogue import INDEX, file_of, files_in
 from longtake.errors import OptionError, StoreError, VideoError
 from longtake.identity import of_file
 from longtake.library import Library, default_folder
+from longtake.shelf import Shelf
 from longtake.stored import Settings, VideoIdentity, about_of, stored_of
 from longtake.types import Memory
 from tests.shelves import memory, save, video
@@ -29,10 +33,18 @@ def library(tmp_path: Path) -> Library:
     return Library(tmp_path / "library")
 
 
-def answers(held: Memory) -> list[tuple[int, ...]]:
+def answers(held: Memory, kv: str = "full") -> list[tuple[int, ...]]:
     """What two questions are answered."""
-    options = tiny().options(max_new_tokens=5)
-    return [tiny().ask(held, question, options).ids for question in ("What?", "And where?")]
+    system = tiny().variant(kv=kv)
+    options = system.options(max_new_tokens=5)
+    return [system.ask(held, question, options).ids for question in ("What?", "And where?")]
+
+
+def answers_together(held: Memory, kv: str = "full") -> list[tuple[int, ...]]:
+    """The same, in one batch."""
+    system = tiny().variant(kv=kv)
+    options = system.options(max_new_tokens=5)
+    return [one.ids for one in system.ask_many(held, ["What?", "And where?"], options)]
 
 
 # -- saving and finding ---------------------------------------------------------------------------
@@ -73,6 +85,17 @@ def test_a_stored_memory_tells_what_it_is(library: Library, tmp_path: Path) -> N
     assert stored_of(about_of(stored), stored.last_used, stored.bytes) == stored
 
 
+def test_a_part_is_as_long_as_what_was_watched(library: Library, tmp_path: Path) -> None:
+    held = tiny().watch(noise(8), max_frames=2, start=3.0, end=3.5)
+    settings = Settings(start=3.0, end=3.5)
+    stored = library.save(held, system=tiny(), source=video(tmp_path, 1), settings=settings)
+    assert stored.seconds == held.durations[0] == 3.5
+    assert stored.watched_seconds == 0.5
+    assert stored.seconds_per_token == 0.5 / held.stats.visual_tokens
+    early = replace(stored, settings=Settings(start=-2.0))
+    assert early.watched_seconds == replace(stored, settings=Settings()).watched_seconds == 3.5
+
+
 @pytest.mark.parametrize(
     "settings", [Settings(max_frames=3), Settings(start=1.0), Settings(end=2.0)]
 )
@@ -83,6 +106,17 @@ def test_other_settings_are_another_memory(
     assert library.find(video(tmp_path, 1), tiny(), settings) is None
     told = Settings(max_frames=tiny().frames)  # what is said anyway
     assert library.find(video(tmp_path, 1), tiny(), told) is not None
+
+
+def test_a_memory_that_notes_a_word_for_its_frames_is_read(
+    library: Library, tmp_path: Path
+) -> None:
+    auto: Any = "auto"
+    noted = Settings(max_frames=auto)
+    library.save(memory(), system=tiny(), source=video(tmp_path, 1), settings=noted)
+    (stored,) = library.list()
+    assert stored.settings.max_frames == stored.frames == 2
+    assert library.fits(stored, tiny())
 
 
 def test_another_model_is_another_memory(library: Library, tmp_path: Path) -> None:
@@ -142,10 +176,54 @@ def test_names_are_made_free_or_refused(library: Library, tmp_path: Path) -> Non
     assert len(library.list()) == 3
 
 
+def films(library: Library) -> dict[str, str]:
+    """The folder of each video by the name of its memory."""
+    return {one.name: Path(one.video.place).parent.name for one in library.list()}
+
+
+def film(folder: Path, number: int) -> Path:
+    """Another video that is called film."""
+    path = folder / str(number) / "film.mkv"
+    path.parent.mkdir()
+    path.write_bytes(bytes([number]))
+    return path
+
+
+def test_names_are_the_same_when_the_index_is_made_anew(library: Library, tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        save(library, film(tmp_path, number))
+    library.remove("film")
+    (library.folder / INDEX).unlink()
+    assert films(library) == {"film-2": "2", "film-3": "3"}
+    assert save(library, film(tmp_path, 4)).name == "film"
+
+
+def test_a_name_that_another_process_takes_meanwhile(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, others = longtake.library.write_sealed, [film(tmp_path, 2)]
+    other = tiny().watch(noise(1), max_frames=1)
+
+    def late(*args: Any) -> None:
+        write(*args)
+        if others:
+            Library(library.folder).save(other, system=tiny(), source=others.pop())
+
+    monkeypatch.setattr("longtake.library.write_sealed", late)
+    assert save(library, film(tmp_path, 1)).name == "film-2"
+    assert films(library) == {"film": "2", "film-2": "1"}
+    (library.folder / INDEX).unlink()
+    assert films(library) == {"film": "2", "film-2": "1"}
+    assert not list(library.folder.glob(".aside*"))
+
+
 def test_the_same_memory_is_kept_once(library: Library, tmp_path: Path) -> None:
     first = save(library, video(tmp_path, 1))
     assert save(Library(library.folder), video(tmp_path, 1)) == first
     assert len(library.list()) == 1
+    with pytest.raises(OptionError, match=r"already, as 'video 1'; ask it so, or remove it"):
+        save(library, video(tmp_path, 1), "another name")
+    assert library.list() == [first]
 
 
 def test_what_is_no_file_is_told(library: Library, tmp_path: Path) -> None:
@@ -231,6 +309,25 @@ def key(library: Library, number: int) -> str:
     return found.key
 
 
+def test_what_another_process_evicts_meanwhile_is_no_fault(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listed(folder: Path) -> dict[str, Path]:
+        return {"gone": folder / "gone"} | files_in(folder)
+
+    monkeypatch.setattr("longtake.shelf.files_in", listed)
+    save(library, video(tmp_path, 1))
+    assert len(library.list()) == 1
+
+    def fail(self: Shelf, coming: int, keep: str = "") -> None:
+        if keep:
+            raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Shelf, "make_room", fail)
+    with pytest.raises(StoreError, match=r"cannot be written \(Permission denied\)"):
+        save(library, video(tmp_path, 2))
+
+
 def test_what_is_in_use_is_neither_evicted_nor_removed(tmp_path: Path) -> None:
     library = Library(tmp_path / "library")
     one = save(library, video(tmp_path, 1)).bytes
@@ -301,22 +398,29 @@ def test_a_flipped_byte_is_noticed_wherever_it_is(library: Library, tmp_path: Pa
     assert library.verify() == []
 
 
-def test_damage_is_noticed_when_its_layer_is_first_used(library: Library, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ask", [answers, answers_together])
+@pytest.mark.parametrize("kv", ["full", "int8"])
+def test_damage_is_noticed_when_its_layer_is_first_used(
+    ask: Callable[..., list[tuple[int, ...]]], kv: str, library: Library, tmp_path: Path
+) -> None:
     from longtake.sealed import Sealed
 
-    stored = save(library, video(tmp_path, 1))
+    held = tiny().variant(kv=kv).watch(noise(2), max_frames=2)
+    stored = library.save(held, system=tiny().variant(kv=kv), source=video(tmp_path, 1))
     path = file_of(library.folder, stored.key)
-    names = [name for name in Sealed(path).names if name.endswith((".keys", ".values"))]
+    ends = (".keys", ".values") if kv == "full" else (".codes", ".step")
+    names = [name for name in Sealed(path).names if name.endswith(ends)]
+    assert names
     for name in names:
         where = Sealed(path).where(name)
         flip(path, where.start + len(where) // 2)
         with library.open(stored, "cpu") as loaded:
             for _ in range(2):
                 with pytest.raises(StoreError, match=rf"damaged .*{name}"):
-                    answers(loaded)
+                    ask(loaded, kv)
         flip(path, where.start + len(where) // 2)
     with library.open(stored, "cpu") as loaded:
-        assert answers(loaded) == answers(memory())
+        assert ask(loaded, kv) == answers(held, kv)
 
 
 def test_a_copy_of_damage_is_refused(library: Library, tmp_path: Path) -> None:
@@ -340,6 +444,9 @@ def test_a_layer_is_read_when_it_is_used(library: Library, tmp_path: Path) -> No
         assert loaded.bytes == memory().bytes
         tiny().ask(loaded, "What?", tiny().options(max_new_tokens=1))
         assert all(layer.unchecked is None for layer in layers)
+    with library.open(stored, "cpu") as loaded:
+        answers_together(loaded)
+        assert all(layer.key_buffer is not None for layer in loaded.cache.layers), "off the map"
 
 
 @pytest.mark.parametrize("damage", ["nothing", "text", "torn", "empty", "version", "tables", "row"])

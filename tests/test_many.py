@@ -373,6 +373,29 @@ def test_a_row_that_fails_takes_no_other_with_it() -> None:
         same(row.result(), system.ask(memory, question, options))
 
 
+@pytest.mark.parametrize("steps", [0, 2])
+def test_a_callback_that_fails_as_its_row_is_dropped_ends_that_row_alone(steps: int) -> None:
+    system, memory = watched("longva")
+    alone = system.ask(memory, "Why?", system.options(max_new_tokens=6))
+
+    def refuse(text: str) -> None:
+        if bad.dropped:
+            raise OptionError("no more")
+
+    with Batch(system, memory) as batch:
+        bad = batch.add("What?", system.options(max_new_tokens=6, on_text=refuse))
+        good = batch.add("Why?", system.options(max_new_tokens=6))
+        for _ in range(steps):
+            batch.step()
+        batch.drop(bad)
+        assert bad in batch.step()
+        while batch.rows:
+            batch.step()
+    assert good.result().ids == alone.ids
+    with pytest.raises(OptionError, match="no more"):
+        bad.result()
+
+
 def test_a_memory_answers_one_batch_at_a_time() -> None:
     system, memory = watched("longva")
     batch = Batch(system, memory)

@@ -399,14 +399,26 @@ def test_a_plan_weighs_settings_and_names_the_best(found: Plan) -> None:
     assert found.own.flops == sum(stage.flops for stage in found.own.stages[:5])
 
 
-def test_a_gpu_that_is_not_here_is_an_estimate(folders: dict[str, Path], clip: Path) -> None:
+@pytest.mark.parametrize("here", [False, True])
+def test_a_gpu_that_is_not_here_is_an_estimate(
+    here: bool, folders: dict[str, Path], clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where there is another one."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: here)
     found = plan(str(clip), folders["video_xl"], device="h100", max_frames="auto")
     assert (found.device, found.estimated) == ("NVIDIA H100 SXM", True)
     assert found.own.frames == 40
-    if not torch.cuda.is_available():
-        assert plan(str(clip), folders["video_xl"], device="cuda", memory="24GiB").device == (
-            "NVIDIA RTX 4090"
-        )
+
+
+def test_cuda_that_is_not_here_is_told_by_its_memory(
+    folders: dict[str, Path], clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    found = plan(str(clip), folders["video_xl"], device="cuda", memory="24GiB")
+    assert (found.device, found.estimated) == ("NVIDIA RTX 4090", True)
+    for memory in ("1GiB", "1.25GiB"):
+        with pytest.raises(OptionError, match=r"leaves nothing: CUDA itself takes 1.25 GiB"):
+            plan(str(clip), folders["video_xl"], device="cuda", memory=memory)
 
 
 @pytest.mark.parametrize(

@@ -88,10 +88,23 @@ class Catalogue:
             either = "SELECT key FROM memories WHERE name = ?1 OR key = ?1"
             return [key for (key,) in db.execute(either, [name])]
 
-    def add(self, stored: Stored) -> Stored:
-        """Add or replace a memory; its name gets a number behind it if another one has it."""
+    def free_name(self, wanted: str, key: str) -> str:
+        """A name for a memory that no other one has: this one, or with -2, -3, ... behind it."""
         with self._opened() as db:
-            return add(db, stored)
+            return free_name(db, wanted, key)
+
+    @contextmanager
+    def adding(self, stored: Stored) -> Iterator[bool]:
+        """Add or replace a memory whose file comes to be in the `with` statement.
+
+        Gives whether that may be: not if another one has its name meanwhile. Nobody else adds one
+        before it is over. Raises StoreError.
+        """
+        with self._opened(make=True) as db:
+            free = free_name(db, stored.name, stored.key) == stored.name
+            yield free
+            if free:
+                add(db, stored)
 
     def forget(self, key: str) -> None:
         """Remove a memory, and digests that nothing needs any more."""
@@ -113,12 +126,13 @@ class Catalogue:
     # -- how it is opened -------------------------------------------------------------------------
 
     @contextmanager
-    def _opened(self) -> Iterator[sqlite3.Connection]:
+    def _opened(self, *, make: bool = False) -> Iterator[sqlite3.Connection]:
         """A connection within a transaction, which ends with the `with` statement.
 
-        It knows every file that can be read. Raises StoreError if another process keeps it.
+        It knows every file that can be read. `make`: the folder is a library, though it may be
+        empty. Raises StoreError if another process keeps it.
         """
-        db = self._connect()
+        db = self._connect(make=make)
         with closing(db):
             try:
                 yield db
@@ -127,10 +141,10 @@ class Catalogue:
             except sqlite3.Error as error:
                 raise StoreError(f"the index {self.folder / INDEX} failed ({error})") from error
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, *, make: bool) -> sqlite3.Connection:
         """Begin, on disk if that can be, and add what is new."""
         # a folder that is none of ours stays as it is
-        if (self.folder / INDEX).exists() or files_in(self.folder):
+        if make or (self.folder / INDEX).exists() or files_in(self.folder):
             for _ in range(2):
                 try:
                     return self._begun(self.folder / INDEX)
@@ -186,8 +200,8 @@ class Catalogue:
 
 def add(db: sqlite3.Connection, stored: Stored) -> Stored:
     """Add or replace a memory; its name gets a number behind it if another one has it."""
+    named = replace(stored, name=free_name(db, stored.name, stored.key))
     db.execute("DELETE FROM memories WHERE key = ?", [stored.key])
-    named = replace(stored, name=free_name(db, stored.name))
     video, text = named.video, json.dumps(about_of(named))
     row = (named.key, named.name, video.digest, video.size, text)
     db.execute("INSERT INTO memories VALUES (?, ?, ?, ?, ?)", row)
@@ -223,9 +237,9 @@ def told_by(header: Mapping[str, Any], path: Path) -> Stored:
     return stored_of(about, datetime.fromtimestamp(found.st_mtime, UTC), found.st_size)
 
 
-def free_name(db: sqlite3.Connection, wanted: str) -> str:
-    """A name that no memory has: the one that is wanted, or with -2, -3, ... behind it."""
-    taken = {name for (name,) in db.execute("SELECT name FROM memories")}
+def free_name(db: sqlite3.Connection, wanted: str, key: str) -> str:
+    """A name that no other memory has: the one that is wanted, or with -2, -3, ... behind it."""
+    taken = {name for (name,) in db.execute("SELECT name FROM memories WHERE key != ?", [key])}
     name, number = wanted, 1
     while name in taken:
         number += 1

@@ -7,6 +7,8 @@ LongtakeError
 |-- CapacityError     more bytes than the device has free                      (MemoryError)
 |-- OptionError       an option has a value that means nothing                 (ValueError)
 |-- StoreError        a saved memory cannot be written or read back            (OSError)
+|   |-- DamagedError  its file is proved not to be whole; no reader can use it
+|   `-- NewerError      a newer longtake wrote its file, which is whole
 `-- AnnotationError   the annotations of a benchmark cannot be used            (ValueError)
 
 Every message is one line: what was found, what was expected, what to do.
@@ -53,6 +55,14 @@ class StoreError(LongtakeError, OSError):
     """A memory could not be saved or loaded."""
 
     exit_code = 7
+
+
+class DamagedError(StoreError):
+    """A memory's file has another checksum than it should, or is not built as it should be."""
+
+
+class NewerError(StoreError):
+    """A memory's file is of a format that only a newer longtake reads."""
 
 
 class AnnotationError(LongtakeError, ValueError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -260,29 +260,41 @@ class Answering:
 def spread(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command one keyword per field of its dataclass parameters."""
     hints = get_type_hints(command, include_extras=True)
-    own = inspect.signature(command).parameters
-    groups = {name: hints[name] for name in own if is_dataclass(hints[name])}
+    own = [(one.name, one.default) for one in inspect.signature(command).parameters.values()]
+    groups = {name: hints[name] for name, _ in own if is_dataclass(hints[name])}
 
     def run(**values: Any) -> None:
-        for name, group in groups.items():
-            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
-        command(**values)
+        command(**{name: _made(group, values) for name, group in groups.items()}, **values)
 
     flat = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
-        for parameter in own.values()
-        for name, default, hint in (
-            _fields_of(groups[parameter.name])
-            if parameter.name in groups
-            else [(parameter.name, parameter.default, hints[parameter.name])]
-        )
+        for name, default, hint in _flat(own, hints)
     ]
     run.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
     run.__name__, run.__doc__ = command.__name__, command.__doc__
     return run
 
 
-def _fields_of(group: type) -> list[tuple[str, Any, Any]]:
-    """Name, default and annotated type of each field."""
-    hints = get_type_hints(group, include_extras=True)
-    return [(field.name, field.default, hints[field.name]) for field in fields(group)]
+def _flat(
+    own: Iterable[tuple[str, Any]], hints: Mapping[str, Any]
+) -> Iterator[tuple[str, Any, Any]]:
+    """Name, default and annotated type of each; of a group, those of its fields."""
+    for name, default in own:
+        if not is_dataclass(hints[name]):
+            yield name, default, hints[name]
+            continue
+        inside = [(field.name, field.default) for field in fields(hints[name])]
+        yield from _flat(inside, get_type_hints(hints[name], include_extras=True))
+
+
+def _made(group: Any, values: dict[str, Any]) -> Any:
+    """A group of its fields' values, which are taken out of `values`."""
+    hints = get_type_hints(group)
+    return group(
+        **{
+            field.name: _made(hints[field.name], values)
+            if is_dataclass(hints[field.name])
+            else values.pop(field.name)
+            for field in fields(group)
+        }
+    )

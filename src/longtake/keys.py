@@ -9,7 +9,7 @@ from dataclasses import is_dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from longtake.stored import Settings, Stored, VideoIdentity
+from longtake.stored import Settings, Stored, VideoIdentity, length_of
 from longtake.system import System
 from longtake.types import Memory
 from longtake.version import __version__
@@ -57,6 +57,7 @@ def describe(
 ) -> Stored:
     """What a library tells of a memory that has no file yet."""
     seconds, stats, now = sum(memory.durations), memory.stats, datetime.now(UTC)
+    watched = length_of(seconds, settings)
     return Stored(
         key=key_of(video.digest, system, settings),
         name=name,
@@ -66,7 +67,7 @@ def describe(
         fingerprint=memory.fingerprint,
         frames=stats.frames,
         tokens=memory.length,
-        seconds_per_token=seconds / stats.visual_tokens if stats.visual_tokens else 0.0,
+        seconds_per_token=watched / stats.visual_tokens if stats.visual_tokens else 0.0,
         shape=tuple(map(words, (system.sample, *system.shape()))),
         settings=settings,
         thumbnails=(),

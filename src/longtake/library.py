@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from longtake.catalogue import Catalogue, file_of, files_in, told_by
-from longtake.errors import OptionError, StoreError, VideoError
+from longtake.errors import NewerError, OptionError, StoreError, VideoError
 from longtake.identity import Downloaded, is_address, of_download, of_file, stamp_of
 from longtake.sealed import Sealed, sealed_size, write_sealed
 from longtake.shelf import Shelf
@@ -76,6 +76,10 @@ class Library:
         """The memory of this name, if there is one. Raises StoreError."""
         return self._catalogue.first("name = ?", name)
 
+    def keys(self) -> a_list[str]:
+        """Of all memories, also those whose files are gone or cannot be read. Raises StoreError."""
+        return [*(self._catalogue.names() | files_in(self.folder))]
+
     def may_know(self, video: str | Path) -> bool:
         """Whether there is a memory of a file of just this size; instant. False for an address."""
         if not is_file(video):
@@ -127,7 +131,9 @@ class Library:
         """Whether this system would make the same memory of the same video today."""
         from longtake.keys import key_of
 
-        return key_of(stored.video.digest, system, stored.settings) == stored.key
+        auto: Any = "auto"  # a key was once made of the word
+        asked = (stored.settings, replace(stored.settings, max_frames=auto))
+        return any(key_of(stored.video.digest, system, one) == stored.key for one in asked)
 
     # -- saving and opening -----------------------------------------------------------------------
 
@@ -144,8 +150,8 @@ class Library:
         """Keep a memory that `system` made of `source` with `settings`; returns when it is safe.
 
         If the same memory is there already, that one stays. Those asked longest ago give way if the
-        budget asks for it. Raises StoreError, OptionError for a name that cannot be, VideoError,
-        and PromptError while the memory answers a question.
+        budget asks for it. Raises StoreError, OptionError for a name that cannot be or where the
+        same memory has another, VideoError, and PromptError while the memory answers a question.
         """
         from longtake.keys import describe
         from longtake.store import resting
@@ -156,11 +162,13 @@ class Library:
         stored = describe(memory, system, settings, video, name or name_of(video))
         stored = replace(stored, thumbnails=tuple(thumbnails))
         if (there := self._readable(stored.key)) is not None:
+            check_called(there, name)
             return there
         with resting(memory) as cache:
-            self._write(stored, memory, cache)
-        self._catalogue.add(stored)
-        self._shelf.make_room(0, keep=stored.key)
+            while not self._write(stored, memory, cache):
+                pass  # another process has just saved one of that name
+        with self._shelf.told():
+            self._shelf.make_room(0, keep=stored.key)
         kept = self._catalogue.first("key = ?", stored.key)
         if kept is None:  # somebody has removed it already
             raise StoreError(f"{stored.name} was removed as soon as it was saved; watch again")
@@ -180,21 +188,26 @@ class Library:
         if self.named(name) is not None:
             raise OptionError(f"there is a memory {name!r} already; remove it, or choose another")
 
-    def _write(self, stored: Stored, memory: Memory, cache: GrowingCache) -> None:
+    def _write(self, stored: Stored, memory: Memory, cache: GrowingCache) -> bool:
+        """Save under a name that is free now; false if it no longer is when that is done."""
         from longtake.store import contents
 
+        stored = replace(stored, name=self._catalogue.free_name(stored.name, stored.key))
         header, parts = contents(memory, cache)
         header["about"] = about_of(stored)
-        self._shelf.put(
+        return self._shelf.put(
             stored.key,
             sealed_size(header, parts),
             lambda descriptor: write_sealed(descriptor, header, parts),
+            lambda: self._catalogue.adding(stored),
         )
 
     def _readable(self, key: str) -> Stored | None:
-        """A memory that is there, if its header is whole."""
+        """A memory that is there, if its header is whole. Raises NewerError: that one stays."""
         try:
             Sealed(file_of(self.folder, key)).close()
+        except NewerError:
+            raise
         except StoreError:
             return None
         return self._catalogue.first("key = ?", key)
@@ -248,6 +261,13 @@ class Library:
                 what = f"{file_of(self.folder, key)} is gone; remove {name}, and watch again"
                 faults.append(Fault(name=name, what=what))
         return faults
+
+
+def check_called(stored: Stored, name: str | None) -> None:
+    """Raise OptionError if a memory is to have a name and has another, which its file holds."""
+    if name is not None and name != stored.name:
+        told = f"this is remembered already, as {stored.name!r}; ask it so"
+        raise OptionError(f"{told}, or remove it and watch again to call it {name!r}")
 
 
 def is_file(video: str | Path) -> bool:

@@ -160,8 +160,12 @@ class Batch:
         """End the rows that were dropped."""
         dropped = [row for row in self.rows if row.dropped]
         for row in dropped:
-            row.pen.give_up()
-            self._end(row)
+            try:
+                row.pen.give_up()
+            except LongtakeError as error:
+                self._fail(row, error)
+            else:
+                self._end(row)
         return dropped
 
     def _written(self, rows: Sequence[Row], logits_RV: Tensor) -> list[Row]:
@@ -177,8 +181,7 @@ class Batch:
         try:
             token = row.pen.take(logits_V)
         except LongtakeError as error:
-            row.error = error
-            self._leave(row)
+            self._fail(row, error)
             return True
         if token is None:
             self._end(row)
@@ -197,6 +200,11 @@ class Batch:
             answer_seconds=now - row.read if row.read else 0.0,
         )
         row.answer = written(row.pen, row.observer, memory, stats)
+        self._leave(row)
+
+    def _fail(self, row: Row, error: LongtakeError) -> None:
+        """A row is over without an answer."""
+        row.error = error
         self._leave(row)
 
     def _leave(self, row: Row) -> None:

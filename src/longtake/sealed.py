@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from longtake.errors import StoreError
+from longtake.errors import DamagedError, NewerError, StoreError
 from longtake.locks import BINARY
 
 FORMAT = 5
@@ -100,7 +100,9 @@ class Sealed:
     """A sealed file, open for reading; nothing of its tensors is read before it is asked for."""
 
     def __init__(self, path: Path) -> None:
-        """Raises StoreError if it is none, broken, or of another format, or its header damaged."""
+        """Raises StoreError if it cannot be read: DamagedError if it is none, broken, or its header
+        damaged, NewerError if it is of a later format.
+        """
         self.path = path
         self._turn = threading.Lock()
         try:
@@ -108,7 +110,7 @@ class Sealed:
         except FileNotFoundError as error:
             raise StoreError(f"{path} does not exist; watch the video and save it first") from error
         except OSError as error:
-            raise self._broken(error.strerror or str(error)) from error
+            raise self._unread(error) from error
         self.close = weakref.finalize(self, os.close, self._descriptor)
         """Gives the file back; so does letting go of this object."""
         try:
@@ -117,10 +119,14 @@ class Sealed:
             self.close()
             if isinstance(error, StoreError):
                 raise
-            raise self._broken(error.strerror or str(error)) from error
+            raise self._unread(error) from error
 
-    def _broken(self, why: str) -> StoreError:
-        return StoreError(f"{self.path} is no whole memory ({why}); watch the video again")
+    def _unread(self, error: OSError) -> StoreError:
+        why = error.strerror or error
+        return StoreError(f"{self.path} cannot be read ({why}); it may be whole, so try again")
+
+    def _broken(self, why: str) -> DamagedError:
+        return DamagedError(f"{self.path} is no whole memory ({why}); watch the video again")
 
     def _read_header(self) -> dict[str, Any]:
         size = os.fstat(self._descriptor).st_size
@@ -134,9 +140,12 @@ class Sealed:
             header = json.loads(table.get("__metadata__", {}).get("longtake", "null"))
         except (ValueError, AttributeError, TypeError, RecursionError) as error:
             raise self._broken("its header is no JSON of a safetensors file") from error
-        if not isinstance(header, dict) or header.get("format") != FORMAT:
-            found = f"format {header.get('format')}" if isinstance(header, dict) else "no header"
-            what = f"{self.path} has {found}, this longtake reads format {FORMAT}"
+        if not isinstance(header, dict):
+            raise DamagedError(f"{self.path} has no header of a memory; watch the video again")
+        if (found := header.get("format")) != FORMAT:
+            what = f"{self.path} has format {found}, this longtake reads format {FORMAT}"
+            if isinstance(found, int) and found > FORMAT:
+                raise NewerError(f"{what}; read it with a newer longtake, or remove it")
             raise StoreError(f"{what}; watch the video again")
         self._spans = self._spans_of(table, 8 + length, size)
         self._sums = self._sums_of(start + text)
@@ -163,7 +172,7 @@ class Sealed:
         return spans
 
     def _sums_of(self, head: bytes) -> dict[str, int]:
-        """The checksum of each tensor. Raises StoreError if that of the header is another."""
+        """The checksum of each tensor. Raises DamagedError if that of the header is another."""
         where, names = self._spans.get(SUMS), [name for name in self._spans if name != SUMS]
         if where is None or len(where) != 8 * (len(names) + 1):
             raise self._broken("it has no checksums")
@@ -172,8 +181,8 @@ class Sealed:
             raise self._damaged("header")
         return dict(zip(names, sums, strict=True))
 
-    def _damaged(self, name: str) -> StoreError:
-        return StoreError(
+    def _damaged(self, name: str) -> DamagedError:
+        return DamagedError(
             f"{self.path} is damaged (the checksum of its {name} is another); remove it, and watch "
             "the video again"
         )
@@ -188,7 +197,10 @@ class Sealed:
         return self._spans[name]
 
     def check(self, names: Iterable[str]) -> None:
-        """Read tensors' bytes and compare their checksums. Raises StoreError if one is another."""
+        """Read tensors' bytes and compare their checksums.
+
+        Raises DamagedError if one is another, StoreError if they cannot be read.
+        """
         for name in names:
             span, total = self.where(name), 0
             for start in range(span.start, span.stop, BLOCK):
@@ -209,5 +221,5 @@ class Sealed:
         except StoreError:
             raise
         except OSError as error:
-            raise self._broken(error.strerror or str(error)) from error
+            raise self._unread(error) from error
         return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,17 +42,27 @@ class Shelf:
 
     # -- adding -----------------------------------------------------------------------------------
 
-    def put(self, key: str, expected: int, write: Callable[[int], None]) -> None:
+    def put(
+        self,
+        key: str,
+        expected: int,
+        write: Callable[[int], None],
+        adding: Callable[[], AbstractContextManager[bool]],
+    ) -> bool:
         """Have `write` fill a new file, and call it by its key when it is on the disk.
 
-        `expected`: bytes it will take; older memories give way to it first. Raises StoreError.
+        `expected`: bytes it will take; older memories give way to it first. `adding`: puts it into
+        the index with its `with` statement, or says that it cannot be: then it is not kept. Returns
+        whether it is. Raises StoreError.
         """
         with self.told(), self._aside() as (descriptor, aside):
             self.make_room(expected)
             write(descriptor)
-            with self._alone():
-                aside.replace(file_of(self.folder, key))
-                sync_folder(self.folder)
+            with self._alone(), adding() as wanted:
+                if wanted:
+                    aside.replace(file_of(self.folder, key))
+                    sync_folder(self.folder)
+            return wanted
 
     def prepare(self) -> None:
         """Make the folder, remove what killed writers left, see that files can be made in it."""
@@ -109,7 +119,10 @@ class Shelf:
                 f"the memory takes {size(coming)}, the library may take {size(self.budget)}; raise "
                 "its budget, or watch fewer frames"
             )
-        files = {path: path.stat() for path in files_in(self.folder).values()}
+        files = {}
+        for path in files_in(self.folder).values():
+            with suppress(FileNotFoundError):  # another process makes room as well
+                files[path] = path.stat()
         total = coming + sum(found.st_size for found in files.values())
         for path, found in sorted(files.items(), key=lambda item: item[1].st_mtime_ns):
             if total <= self.budget:

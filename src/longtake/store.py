@@ -21,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from longtake.bilevel import AsideCache, TwoLevelCache
-from longtake.errors import PromptError, StoreError
+from longtake.engine import memory_errors
+from longtake.errors import DamagedError, PromptError, StoreError
 from longtake.folder import pick_device
 from longtake.layers_file import layers_of, part_of, tensors_of
 from longtake.locks import sync_folder
@@ -113,26 +114,35 @@ def load_memory(path: str | Path, device: str | torch.device = "auto") -> Memory
 
     On CPU keys and values stay in the file, mapped into memory: a layer is read, and its checksum
     compared, when it is first used. For another device all is read, and checked, at once. Raises
-    StoreError if the file is none, broken, damaged, or of another format, OptionError for a device
-    that cannot be used.
+    StoreError if the file cannot be read or is of another format, DamagedError if it is none, or
+    broken or damaged, CapacityError if it does not fit the device, OptionError for a device that
+    cannot be used.
     """
     source, chosen = Path(path), pick_device(str(device))
     sealed = Sealed(source)
     mapped = chosen.type == "cpu"
     later = {name for name in sealed.names if mapped and LAYER.fullmatch(name)}
     sealed.check(name for name in sealed.names if name not in later)
+    tensors = tensors_in(sealed, chosen)
     try:
-        with safe_open(source, framework="pt", device=str(chosen)) as file:
-            tensors = {name: file.get_tensor(name) for name in sealed.names}
-        memory = memory_of(sealed.header, tensors)
-        check_lengths(memory)
-        watch_over(memory.cache, sealed, later)
-        return memory
-    except (SafetensorError, FileNotFoundError) as error:
-        raise StoreError(f"{source} is no whole memory ({error}); watch the video again") from error
+        with memory_errors():
+            memory = memory_of(sealed.header, tensors)
+            check_lengths(memory)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        what = f"{type(error).__name__} {error}"
-        raise StoreError(f"{source} does not hold what its header says ({what})") from error
+        what = f"{source} does not hold what its header says ({type(error).__name__} {error})"
+        raise DamagedError(f"{what}; watch the video again") from error
+    watch_over(memory.cache, sealed, later)
+    return memory
+
+
+def tensors_in(sealed: Sealed, device: torch.device) -> dict[str, Tensor]:
+    """Tensors by name; on CPU they stay in the file. Raises StoreError, CapacityError."""
+    try:
+        with memory_errors(), safe_open(sealed.path, framework="pt", device=str(device)) as file:
+            return {name: file.get_tensor(name) for name in sealed.names}
+    except (SafetensorError, OSError, RuntimeError) as error:
+        # too many open files are told as one that is not there; a device may fail for a while
+        raise StoreError(f"{sealed.path} cannot be read ({error}); try again") from error
 
 
 def watch_over(cache: KVCache, sealed: Sealed, later: Set[str]) -> None:

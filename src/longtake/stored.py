@@ -69,7 +69,7 @@ class Stored:
     video: VideoIdentity
     """What was watched."""
     seconds: float
-    """How long the video lasts."""
+    """Where in the video ends what was watched: its length, unless a part was watched."""
     system: str
     """Name of the system that watched."""
     fingerprint: str
@@ -79,7 +79,7 @@ class Stored:
     tokens: int
     """Tokens held: the prompt's head and the visuals."""
     seconds_per_token: float
-    """Of the video, per visual token that the language model read; 0 for a picture."""
+    """Of what was watched, per visual token that the language model read; 0 for a picture."""
     shape: tuple[str, ...]
     """How frames were chosen and condensed, and positions stretched, in the code's words."""
     settings: Settings
@@ -94,6 +94,16 @@ class Stored:
     """When it was last asked, in UTC."""
     bytes: int
     """Of the file."""
+
+    @property
+    def watched_seconds(self) -> float:
+        """How much of the video was watched."""
+        return length_of(self.seconds, self.settings)
+
+
+def length_of(end: float, settings: Settings) -> float:
+    """Seconds of a video, or of a part of it, that ends there."""
+    return end - max(0.0, settings.start or 0.0)
 
 
 def about_of(stored: Stored) -> dict[str, Any]:
@@ -113,7 +123,10 @@ def stored_of(about: Mapping[str, Any], last_used: datetime, size: int) -> Store
     try:
         said = {**about, "created": datetime.fromisoformat(about["created"])}
         said["video"] = VideoIdentity(**about["video"])
-        said["settings"] = Settings(**about["settings"])
+        settings = dict(about["settings"])
+        if settings["max_frames"] == "auto":  # as `ask --max-frames auto` once noted it
+            settings["max_frames"] = about["frames"]
+        said["settings"] = Settings(**settings)
         said["shape"] = tuple(about["shape"])
         said["thumbnails"] = tuple(
             Thumbnail(seconds=one["seconds"], jpeg=base64.b64decode(one["jpeg"]))

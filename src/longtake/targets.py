@@ -13,11 +13,12 @@ from longtake.api import skeleton
 from longtake.errors import OptionError
 from longtake.fitting import Choice, Fitting, Reel
 from longtake.folder import pick_device
-from longtake.gpus import Gpu, gpu_of
+from longtake.gpus import GPUS, Gpu, gpu_of
 from longtake.needs import Place
 from longtake.reader import Shown
 from longtake.room import free_bytes
 from longtake.system import System
+from longtake.units import size
 from longtake.video.decode import Video, open_video
 from longtake.video.images import is_image
 from longtake.video.sample import Footage
@@ -43,15 +44,18 @@ class Where:
     @classmethod
     def of(cls, device: str, memory: int | None) -> Where:
         """By name. Raises OptionError."""
-        absent = not torch.cuda.is_available() and device.split(":")[0] not in ("auto", "cpu")
-        if absent:
+        here = torch.cuda.is_available() or device.split(":")[0] in ("auto", "cpu")
+        if device in GPUS or not here:
             gpu = gpu_of(device, memory)
             room = (memory or gpu.gib * 2**30) - SPARE
+            if room <= 0:
+                least = f"CUDA itself takes {SPARE / 2**30:g} GiB; give more"
+                raise OptionError(f"a GPU of {size(memory or 0)} leaves nothing: {least}")
             return cls(device=torch.device("cuda"), name=gpu.name, memory=room, gpu=gpu)
-        here = pick_device(device)
-        free = free_bytes(here)
-        name = torch.cuda.get_device_name(here) if here.type == "cuda" else here.type
-        return cls(device=here, name=name, memory=memory or free)
+        chosen = pick_device(device)
+        free = free_bytes(chosen)
+        name = torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else chosen.type
+        return cls(device=chosen, name=name, memory=memory or free)
 
 
 def weight_bytes(made: System) -> int:

@@ -10,17 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from longtake.commands.common import reply, tell, together
-from longtake.commands.recall import Recalled, Wanted, recalled
+from longtake.commands.recall import Recalled, Seeing, Wanted, recalled
 from longtake.errors import OptionError, PromptError
 from longtake.flags import (
     Answering,
-    Condensing,
     EvidenceFile,
     JsonFlag,
-    Loading,
-    MaxFrames,
-    ModelName,
-    Part,
     Questions,
     SparklineFlag,
     StreamFlag,
@@ -43,11 +38,7 @@ def ask(
     *,
     video: Watched,
     questions: Questions,
-    model: ModelName = "default",
-    loading: Loading,
-    max_frames: MaxFrames = None,
-    part: Part,
-    condensing: Condensing,
+    seeing: Seeing,
     answering: Answering,
     keeping: Keeping,
     stream: StreamFlag = None,
@@ -59,17 +50,7 @@ def ask(
     check_asked(questions, one=bool(stream) or evidence is not None)
     if stream and as_json:
         raise OptionError("--stream prints text as it comes and --json one object; choose one")
-    wanted = Wanted(
-        video=video,
-        model=model,
-        loading=loading,
-        condensing=condensing,
-        max_frames=max_frames,
-        part=part,
-        answering=answering,
-        library=keeping.opened(),
-        save="try" if keeping.save else "no",
-    )
+    wanted = Wanted.asked(video, seeing, answering, keeping)
     picture = None if evidence is None else Picture(evidence, video, questions[0])
     with recalled(wanted, None if picture is None else picture.look) as found:
         if as_json:
@@ -140,11 +121,7 @@ def reply_to_each(
 def chat(
     *,
     video: Watched,
-    model: ModelName = "default",
-    loading: Loading,
-    max_frames: MaxFrames = None,
-    part: Part,
-    condensing: Condensing,
+    seeing: Seeing,
     answering: Answering,
     keeping: Keeping,
     stream: StreamFlag = None,
@@ -154,17 +131,7 @@ def chat(
 
     Questions are read from stdin, one per line; each sees the ones before it and their answers.
     """
-    wanted = Wanted(
-        video=video,
-        model=model,
-        loading=loading,
-        condensing=condensing,
-        max_frames=max_frames,
-        part=part,
-        answering=answering,
-        library=keeping.opened(),
-        save="try" if keeping.save else "no",
-    )
+    wanted = Wanted.asked(video, seeing, answering, keeping)
     history: list[tuple[str, str]] = []
     with recalled(wanted) as found:
         system, memory = found.system, found.memory

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from longtake.flags import Answering, Condensing, Loading, Part
 from longtake.terminal import bars, busy, draw_sparklines, harmless, moment, note, say, size
@@ -36,15 +36,8 @@ def loaded(model: str, loading: Loading, condensing: Condensing) -> System:
         return load(model, **asdict(loading)).variant(**condensing.given())
 
 
-def watch(
-    source: Opened, system: System, max_frames: int | Literal["auto"] | None, part: Part
-) -> Memory:
+def watch(source: Opened, system: System, max_frames: int | None, part: Part) -> Memory:
     """Watch, with progress and a line that sums up on a terminal."""
-    if max_frames == "auto":
-        choice = system.choice(source, **asdict(part))
-        max_frames = None if choice is None else choice.frames
-        if choice is not None:
-            say(f"--max-frames auto: {choice.sampled} frames; {choice.reason}")
     with bars() as progress:
         memory = system.watch(source, max_frames=max_frames, **asdict(part), progress=progress)
     for warning in memory.stats.warnings:

@@ -25,11 +25,8 @@ def list_memories(*, library: LibraryFolder = None, as_json: JsonFlag = False) -
     if as_json:
         print(json.dumps([told(stored) for stored in found]))
     elif found:
-        rows: list[tuple[str, ...]] = [
-            ("name", "length", "frames", "tokens", "size", "system", "asked", "video")
-        ]
-        rows += [row(stored, datetime.now(UTC)) for stored in found]
-        print(table(rows, "<>>>><<<"))
+        rows = [row(stored, datetime.now(UTC)) for stored in found]
+        print(table([HEAD, *rows], "<>>>><<<"))
         total = size(sum(stored.bytes for stored in found))
         note(f"{total} of {size(place.budget)} in {place.folder}")
     else:
@@ -40,7 +37,7 @@ def row(stored: Stored, now: datetime) -> tuple[str, ...]:
     """A memory as a line of a table."""
     return (
         harmless(stored.name),
-        clock(stored.seconds),
+        clock(stored.watched_seconds),
         f"{stored.frames:,}",
         f"{stored.tokens:,}",
         size(stored.bytes),
@@ -60,7 +57,7 @@ def ago(seconds: float) -> str:
 
 def told(stored: Stored) -> dict[str, Any]:
     """A memory as JSON, its pictures left out."""
-    said = asdict(stored)
+    said = asdict(stored) | {"watched_seconds": stored.watched_seconds}
     del said["thumbnails"]
     return said | {name: said[name].isoformat() for name in ("created", "last_used")}
 
@@ -72,7 +69,7 @@ def remove_memories(
     place = library_at(library)
     if bool(names) == everything:
         raise OptionError("rm needs the names of memories, or --all, and not both")
-    for name in names or [stored.key for stored in place.list()]:
+    for name in names or place.keys():
         place.remove(name)
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from longtake.commands.common import loaded, opened, watch
-from longtake.errors import OptionError, StoreError, VideoError
-from longtake.flags import Answering, Condensing, Loading, Part
+from longtake.errors import DamagedError, NewerError, OptionError, StoreError, VideoError
+from longtake.flags import Answering, Condensing, Loading, MaxFrames, ModelName, Part
+from longtake.flags_library import Keeping
 from longtake.terminal import note, say, size
 
 if TYPE_CHECKING:
@@ -24,29 +25,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What was asked for on the command line."""
+class Seeing:
+    """Options of how a video is watched."""
 
-    video: str
-    """A file, an address, or the name of a memory."""
-    model: str
+    model: ModelName = "default"
     loading: Loading
-    condensing: Condensing
-    max_frames: int | None
+    max_frames: MaxFrames = None
     part: Part
-    answering: Answering
-    library: Library | None
-    save: Literal["no", "try", "must"]
-    """Whether a new memory is kept; if one that is tried cannot be, that is a warning."""
-    name: str | None = None
-    """What to call it."""
+    condensing: Condensing
 
     def system(self) -> System:
         """Load the model."""
         return loaded(self.model, self.loading, self.condensing)
 
     def settings(self) -> Settings:
-        """How the video is watched, for the library."""
+        """The same, for the library."""
         from longtake.stored import Settings
 
         loading = asdict(self.loading)
@@ -61,7 +54,16 @@ class Wanted:
             end=self.part.end,
         )
 
-    def of(self, stored: Stored) -> Wanted:
+    def chosen(self, system: System, source: Opened) -> Seeing:
+        """With a number of frames, where as many as fit were asked for."""
+        if self.max_frames != "auto":
+            return self
+        choice = system.choice(source, **asdict(self.part))
+        if choice is not None:
+            say(f"--max-frames auto: {choice.sampled} frames; {choice.reason}")
+        return replace(self, max_frames=None if choice is None else choice.frames)
+
+    def of(self, stored: Stored) -> Seeing:
         """The same of a stored memory, whose model and options are taken where none were given.
 
         Raises OptionError for what goes only with a video.
@@ -75,9 +77,31 @@ class Wanted:
         if self.loading != Loading(device=device):
             return self
         made = stored.settings
-        loading = Loading(**made.loading, device=device)
+        loading = Loading(**{**made.loading, "device": device})  # servers once noted theirs
         condensing = Condensing(**made.options)
         return replace(self, model=made.model, loading=loading, condensing=condensing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What was asked for on the command line."""
+
+    video: str
+    """A file, an address, or the name of a memory."""
+    seeing: Seeing
+    answering: Answering
+    library: Library | None
+    save: Literal["no", "try", "must"]
+    """Whether a new memory is kept; if one that is tried cannot be, that is a warning."""
+    name: str | None = None
+    """What to call it."""
+
+    @classmethod
+    def asked(cls, video: str, seeing: Seeing, answering: Answering, keeping: Keeping) -> Wanted:
+        """By `ask` and `chat`."""
+        save: Literal["no", "try"] = "try" if keeping.save else "no"
+        library = keeping.opened()
+        return cls(video=video, seeing=seeing, answering=answering, library=library, save=save)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,25 +136,27 @@ def recalled(wanted: Wanted, look: Look | None = None) -> Iterator[Recalled]:
 
     library, video = wanted.library, wanted.video
     with ExitStack() as stack:
-        if library is None:
-            yield watched(wanted, see(stack, wanted, video, look))
-            return
-        if not is_file(video) and not is_address(video) and (named := library.named(video)):
-            yield by_name(stack, wanted.of(named), library, named, look)
-            return
-        if library.may_know(video):
-            # otherwise a mistake in the video is told before a model is loaded
-            system = wanted.system()
+        if library is not None and not is_file(video) and not is_address(video):
+            named = library.named(video)
+            if named is not None:
+                wanted = replace(wanted, seeing=wanted.seeing.of(named))
+                yield by_name(stack, wanted, library, named, look)
+                return
+        known, source = library is not None and library.may_know(video), None
+        if not known or look is not None or wanted.seeing.max_frames == "auto":
+            # a mistake in the video is told before a model is loaded
+            source = see(stack, wanted, video, look)
+        system, found = wanted.seeing.system(), None
+        if source is not None:
+            wanted = replace(wanted, seeing=wanted.seeing.chosen(system, source))
+        if library is not None and known:
             found = by_video(stack, wanted, library, system, video)
-            if found is not None and look is not None:
-                see(stack, wanted, video, look)
-            yield found or watched(wanted, see(stack, wanted, video, look), system)
-            return
-        source = see(stack, wanted, video, look)
-        system, found = wanted.system(), None
-        if is_address(video) and isinstance(source, video_type()):
+        elif library is not None and is_address(video) and isinstance(source, video_type()):
             found = by_video(stack, wanted, library, system, source)
-        yield found or watched(wanted, source, system)
+        if found is None:
+            source = see(stack, wanted, video, None) if source is None else source
+            found = watched(wanted, source, system)
+        yield found
 
 
 def video_type() -> type[Video]:
@@ -157,7 +183,7 @@ def by_name(
         if not library.may_know(place) or library.identify(place).digest != stored.video.digest:
             raise OptionError(f"{stored.name}'s video is not where it was; give the file instead")
         see(stack, wanted, place, look)
-    system = wanted.system()
+    system = wanted.seeing.system()
     if not library.fits(stored, system):
         raise StoreError(
             f"{stored.name} was made by {stored.system} with another checkpoint or other options; "
@@ -165,25 +191,33 @@ def by_name(
         )
     memory = stack.enter_context(library.open(stored, str(system.model.device)))
     tell(stored, memory)
-    return Recalled(system=system, memory=memory, model=wanted.model, stored=stored)
+    return Recalled(system=system, memory=memory, model=wanted.seeing.model, stored=stored)
 
 
 def by_video(
     stack: ExitStack, wanted: Wanted, library: Library, system: System, video: str | Video
 ) -> Recalled | None:
-    """The memory of a video if the library has it; one that is damaged is removed."""
-    stored = library.find(video, system, wanted.settings())
+    """The memory of a video if the library has it and it can be read; a damaged one is removed."""
+    from longtake.library import check_called
+
+    stored = library.find(video, system, wanted.seeing.settings())
     if stored is None:
         return None
+    check_called(stored, wanted.name)
     try:
         memory = stack.enter_context(library.open(stored, str(system.model.device)))
-    except StoreError as error:
+    except DamagedError as error:
         say(f"{error}, which is done now", kind="warning")
         with suppress(StoreError):
             library.remove(stored.key)
         return None
+    except StoreError as error:
+        if wanted.save == "must" and isinstance(error, NewerError):
+            raise  # hours later it could not be kept
+        say(f"{error}; the video is watched now", kind="warning")
+        return None
     tell(stored, memory)
-    return Recalled(system=system, memory=memory, model=wanted.model, stored=stored)
+    return Recalled(system=system, memory=memory, model=wanted.seeing.model, stored=stored)
 
 
 def tell(stored: Stored, memory: Memory) -> None:
@@ -194,11 +228,10 @@ def tell(stored: Stored, memory: Memory) -> None:
     note(f"remembered {stored.name}: {held}")
 
 
-def watched(wanted: Wanted, source: Opened, system: System | None = None) -> Recalled:
+def watched(wanted: Wanted, source: Opened, system: System) -> Recalled:
     """Watch, and keep the memory if that is wanted. Raises StoreError if it must be and cannot."""
-    system = wanted.system() if system is None else system
-    before = standing(wanted.video)
-    memory, stored = watch(source, system, wanted.max_frames, wanted.part), None
+    before, seeing = standing(wanted.video), wanted.seeing
+    memory, stored = watch(source, system, seeing.max_frames, seeing.part), None
     if wanted.library is not None and wanted.save != "no":
         try:
             if standing(wanted.video) != before:
@@ -208,7 +241,7 @@ def watched(wanted: Wanted, source: Opened, system: System | None = None) -> Rec
             if wanted.save == "must":
                 raise
             say(f"the memory was not kept: {error}", kind="warning")
-    return Recalled(system=system, memory=memory, model=wanted.model, stored=stored)
+    return Recalled(system=system, memory=memory, model=seeing.model, stored=stored)
 
 
 def standing(video: str) -> tuple[int, int, int] | None:
@@ -235,7 +268,7 @@ def keep(
         memory,
         system=system,
         source=source if is_address(wanted.video) else wanted.video,
-        settings=wanted.settings(),
+        settings=wanted.seeing.settings(),
         name=wanted.name,
         thumbnails=pictures,
     )

@@ -6,22 +6,21 @@ import logging
 import os
 import socket
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longtake.commands.common import loaded
+from longtake.commands.recall import Seeing
 from longtake.errors import OptionError
-from longtake.flags import Condensing, Loading, ModelName, spread
+from longtake.flags import Condensing, Loading, ModelName, Part, spread
 from longtake.flags_serve import Bounds, Listening
 from longtake.library import Library
-from longtake.stored import Settings
 from longtake.terminal import say
 from longtake.units import bytes_of
 
-if TYPE_CHECKING:  # they need the extra
-    from longtake.serve.build import Choices
+if TYPE_CHECKING:
+    from longtake.serve.build import Choices  # they need the extra
     from longtake.serve.limits import Limits
+    from longtake.stored import Settings
 
 NEEDED = ("fastapi", "uvicorn", "httpcore", "prometheus_client", "python_multipart")
 
@@ -50,9 +49,9 @@ def serve(
     limits = limits_of(bounds)
     with bound(place.host, place.port) as listener:
         log_to_stderr()
-        system = loaded(model, loading, condensing)
-        settings = Settings(model=model, loading=asdict(loading), options=condensing.given())
-        choices = choices_of(bounds, settings, place.token)
+        seeing = Seeing(model=model, loading=loading, part=Part(), condensing=condensing)
+        system = seeing.system()
+        choices = choices_of(bounds, seeing.settings(), place.token)
         parts = service(system, choices, limits)
         running = server(create_app(parts, place.called), place, limits, parts.closing)
         host, port = listener.getsockname()[:2]

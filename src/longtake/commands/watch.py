@@ -5,19 +5,9 @@ from __future__ import annotations
 import json
 
 from longtake.commands.library import told
-from longtake.commands.recall import Wanted, recalled
+from longtake.commands.recall import Seeing, Wanted, recalled
 from longtake.errors import OptionError
-from longtake.flags import (
-    Answering,
-    Condensing,
-    JsonFlag,
-    Loading,
-    MaxFrames,
-    ModelName,
-    Part,
-    VideoFile,
-    spread,
-)
+from longtake.flags import Answering, JsonFlag, VideoFile, spread
 from longtake.flags_library import LibraryBudget, LibraryFolder, MemoryName, library_at
 
 
@@ -26,11 +16,7 @@ def watch_video(
     *,
     video: VideoFile,
     name: MemoryName = None,
-    model: ModelName = "default",
-    loading: Loading,
-    max_frames: MaxFrames = None,
-    part: Part,
-    condensing: Condensing,
+    seeing: Seeing,
     library: LibraryFolder = None,
     library_budget: LibraryBudget = None,
     as_json: JsonFlag = False,
@@ -42,11 +28,7 @@ def watch_video(
     kept.prepare()
     wanted = Wanted(
         video=video,
-        model=model,
-        loading=loading,
-        condensing=condensing,
-        max_frames=max_frames,
-        part=part,
+        seeing=seeing,
         answering=Answering(),
         library=kept,
         save="must",
