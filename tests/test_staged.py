@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -31,12 +32,14 @@ from longtake.parts.quantise import quantised_bytes, quantised_bytes_per_token
 from longtake.parts.qwen2 import Decoder, Step
 from longtake.parts.splice import Piece, embed_pieces
 from longtake.reader import Known
+from longtake.sealed import Sealed
 from longtake.staged import Staged, blocks_of
 from longtake.store import load_memory, save_memory
 from longtake.systems.videochat_flash import VideoChatFlash
 from longtake.types import Frames, Memory, Stats, VisualTokens
 from longtake.video.inputs import Held
 from tests.parity.videochat_flash import opened
+from tests.resealed import rewrite
 from tests.tiny import noise
 
 GOLDEN = Path(__file__).parent / "parity" / "golden" / "videochat_flash"
@@ -561,6 +564,30 @@ def test_a_memory_from_a_file_is_read_in_blocks(
     assert max(sizes) == 100
     monkeypatch.undo()
     assert cut.ids == system.ask(memory, QUESTION, options).ids
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        (lambda held: held | {"drop": 99}, "drop 99 of"),
+        (lambda held: held | {"drop": -1}, "drop -1 of"),
+        (lambda held: held | {"blocks": [held["blocks"][0] | {"left": 10**6}]}, "more rows than"),
+        (lambda held: held | {"blocks": 2 * held["blocks"]}, "overlap"),
+        (
+            lambda held: held | {"blocks": [{"start": 0, "left": 10**6, "tokens": 10**6}]},
+            "reach to row",
+        ),
+    ],
+)
+def test_a_file_whose_waiting_rows_cannot_be(
+    tmp_path: Path, wrong: Callable[[dict[str, Any]], dict[str, Any]], match: str
+) -> None:
+    path = save_memory(memory_of(dropping("attention"), visual(40)), tmp_path / "film")
+    header = Sealed(path).header
+    header["staged"]["held"] = wrong(header["staged"]["held"])
+    rewrite(tmp_path / "bent", header, load_file(path))
+    with pytest.raises(StoreError, match=match):
+        load_memory(tmp_path / "bent", "cpu")
 
 
 @pytest.mark.parametrize("stop_at", range(1, 12, 2))

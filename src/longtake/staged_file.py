@@ -41,6 +41,19 @@ def staged_tensors(cache: StagedCache) -> dict[str, Tensor]:
     return tensors
 
 
+def check_held(schedule: Schedule, held: Held) -> None:
+    """Raise ValueError unless a rule has that drop, and visuals lie in order among the rows."""
+    if not 0 <= held.drop < len(schedule.layers):
+        raise ValueError(f"rows wait for drop {held.drop} of {len(schedule.layers)}")
+    end = 0
+    for block in held.blocks:
+        if not end <= block.start <= block.start + block.left <= block.start + block.tokens:
+            raise ValueError(f"visuals overlap, or have more rows than tokens: {block}")
+        end = block.start + block.left
+    if end > (rows := sum(map(len, held.rows))):
+        raise ValueError(f"visuals reach to row {end} of {rows}")
+
+
 def staged_cache(header: Mapping[str, Any], tensors: dict[str, Tensor]) -> StagedCache:
     """A cache as it was, without its layers; its tensors are taken out of `tensors`."""
     said = header["schedule"]
@@ -61,6 +74,7 @@ def staged_cache(header: Mapping[str, Any], tensors: dict[str, Tensor]) -> Stage
             blocks=tuple(Block(**block) for block in told["blocks"]),
             keys={layer: tensors.pop(f"held.keys.{layer}") for layer in told["keys"]},
         )
+        check_held(schedule, held)
         waits = header["settled"] - header["short"][told["drop"]] - told["start"]
         if (rows := sum(map(len, held.rows))) != waits:
             raise ValueError(f"{rows} rows wait, {waits} were to")

@@ -128,7 +128,7 @@ def load_memory(path: str | Path, device: str | torch.device = "auto") -> Memory
         with memory_errors():
             memory = memory_of(sealed.header, tensors)
             check_lengths(memory)
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         what = f"{source} does not hold what its header says ({type(error).__name__} {error})"
         raise DamagedError(f"{what}; watch the video again") from error
     watch_over(memory.cache, sealed, later)
