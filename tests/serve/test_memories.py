@@ -145,6 +145,11 @@ def test_videos_of_this_server_can_be_asked_together(tmp_path: Path, clip: Path)
         assert server.chat(mix, WORD).json["longtake"]["video"] == mix
 
 
+def test_a_start_far_behind_the_end_leaves_one_frame() -> None:
+    assert Sight(fps=1000, start=1e308).frames(0.0) == 1
+    assert Sight(fps=2, start=1.0).frames(4.0) == 6
+
+
 # -- what is refused before a video is watched ----------------------------------------------------
 
 
