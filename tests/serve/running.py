@@ -124,6 +124,11 @@ def bundled() -> System:
     return load("default", device="cpu")
 
 
+def files_in(folder: Path) -> list[str]:
+    """What a server's folder holds besides its lock."""
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+
+
 def card_clip(folder: Path, name: str = "card.mp4", card: Card = CARD) -> Path:
     """Six seconds of colours with a card in the middle."""
     plain = write_clip(folder / f"plain-{name}", 30, size=160)

@@ -130,7 +130,7 @@ def test_fps_and_parts_of_a_video(live: Running, video: str) -> None:
 
 
 def test_local_files_only_below_the_roots(live: Running, clip: Path) -> None:
-    root = live.service.media._roots[0]
+    root = live.service.files.roots[0]
     (root / "inside.mp4").write_bytes(clip.read_bytes())
     (root / "link.mp4").symlink_to(clip)
     body = question_about(
@@ -152,24 +152,21 @@ def test_local_files_only_below_the_roots(live: Running, clip: Path) -> None:
     assert (missing.status, missing.error["code"]) == (400, "video_unusable")
 
 
-def test_a_picture_is_told_to_go_where_the_model_reads_none(live: Running, tmp_path: Path) -> None:
+def test_a_picture_is_what_the_library_makes_of_it(live: Running, tmp_path: Path) -> None:
     Image.new("RGB", (64, 48), "red").save(tmp_path / "red.png")
     url = "data:image/png;base64," + base64.b64encode((tmp_path / "red.png").read_bytes()).decode()
-    body = {
-        "messages": [
-            {
-                "role": "user",
-                "content": [
-                    {"type": "image_url", "image_url": {"url": url, "detail": "auto"}},
-                    {"type": "text", "text": "What?"},
-                ],
-            }
-        ]
-    }
+    content = [
+        {"type": "image_url", "image_url": {"url": url, "detail": "auto"}},
+        {"type": "text", "text": "What?"},
+    ]
+    system = bundled()
+    with Image.open(tmp_path / "red.png") as image:
+        expected = system.ask(system.watch(image), "What?")
+    body = {"messages": [{"role": "user", "content": content}]}
     got = live.ask("POST", "/v1/chat/completions", body)
-    assert got.status in (200, 400)
-    if got.status == 400:
-        assert got.error["code"] == "prompt_unusable"
+    assert got.status == 200
+    assert got.json["choices"][0]["message"]["content"] == expected.text
+    assert got.json["usage"]["prompt_tokens"] == expected.stats.prompt_tokens
 
 
 def test_sampling_options_reach_the_model(live: Running, video: str) -> None:

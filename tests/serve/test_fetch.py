@@ -145,6 +145,7 @@ def test_a_file_and_its_name(site: str) -> None:
         ("/to/http:~~[::1]:1~a", 400, "media_forbidden"),
         ("/to/http:~~[::ffff:10.0.0.1]~a", 400, "media_forbidden"),
         ("/to/http:~~167772161~a", 400, "media_forbidden"),
+        ("/to/http:~~[", 400, "media_unreachable"),
     ],
 )
 def test_what_is_refused(site: str, path: str, status: int, code: str) -> None:

@@ -7,12 +7,14 @@ import json
 import logging
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 from longtake.serve.limits import Limits
-from tests.serve.running import Running, question_about, running
+from tests.serve.running import Running, files_in, question_about, running
 
 CHAT = "/v1/chat/completions"
 JSON = {"Content-Type": "application/json"}
@@ -25,6 +27,7 @@ LIMITS = Limits(
     words=2_000,
     header_seconds=0.3,
     body_seconds=0.3,
+    transfer_seconds=1.5,
     fetch_seconds=2.0,
     drain_seconds=1.0,
 )
@@ -151,6 +154,8 @@ BODIES = {
     "data html": (about("data:text/html;base64,PGI+"), 400, "media_forbidden"),
     "data empty": (about("data:video/mp4;base64,"), 400, "empty_file"),
     "data nonsense": (about("data:video/mp4;base64,AAAA"), 400, "video_unusable"),
+    "file of no host": (about("file://["), 403, "media_forbidden"),
+    "file of odd words": (about("file:///root/\udc00"), 400, "invalid_json"),
     "no such video": (about("longtake:../../etc"), 404, "video_unknown"),
 }
 
@@ -217,6 +222,15 @@ UPLOADS = {
     "json no url": ("/v1/videos", b"{}", JSON, 400, "invalid_value"),
     "json list": ("/v1/videos", b"[1]", JSON, 400, "invalid_value"),
     "json broken": ("/v1/videos", b"{", JSON, 400, "invalid_json"),
+    "json odd key": ("/v1/videos", b'{"url":"x","\\ud800":1}', JSON, 400, "unknown_parameter"),
+    "json odd file": ("/v1/videos", b'{"url":"file:///\\ud800"}', JSON, 403, "media_forbidden"),
+    "json number long": (
+        "/v1/videos",
+        b'{"url":"x","start":' + b"9" * 5_000 + b"}",
+        JSON,
+        400,
+        "invalid_json",
+    ),
     "json private": ("/v1/videos", b'{"url":"http://192.168.0.1/"}', JSON, 400, "media_forbidden"),
     "chat as text": (CHAT, b"{}", {"Content-Type": "text/plain"}, 415, "wrong_type"),
 }
@@ -248,7 +262,7 @@ def test_uploads(target: Running, case: str) -> None:
     path, body, headers, status, code = UPLOADS[case]
     got = target.ask("POST", path, body, headers)
     assert (got.status, got.error["code"]) == (status, code), got.body[:300]
-    assert list(target.service.inbox.folder.iterdir()) == [], "nothing of it stays"
+    assert files_in(target.service.inbox.folder) == [], "nothing of it stays"
 
 
 @pytest.mark.parametrize("case", PATHS)
@@ -287,7 +301,41 @@ def test_a_client_that_says_nothing_is_cut_off(target: Running) -> None:
 def test_a_body_that_stops_coming_is_given_up(target: Running) -> None:
     head = b"POST /v1/videos HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc"
     assert b" 408 " in raw(target, head).partition(b"\r\n")[0]
-    assert list(target.service.inbox.folder.iterdir()) == []
+    assert files_in(target.service.inbox.folder) == []
+
+
+def test_a_body_that_drips_is_given_up(target: Running) -> None:
+    began = time.monotonic()
+    with socket.create_connection(("127.0.0.1", target.port), timeout=5) as line:
+        line.sendall(b"POST /v1/videos HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n")
+        line.settimeout(0.1)
+        got = b""
+        while not got and time.monotonic() - began < 5:
+            line.sendall(b"x")
+            with suppress(TimeoutError):
+                got = line.recv(65536)
+    assert b" 408 " in got.partition(b"\r\n")[0]
+    assert files_in(target.service.inbox.folder) == []
+
+
+def test_long_names_and_unreadable_files(
+    target: Running, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = quote("\u6f22" * 110 + ".mp4")
+    got = target.ask("POST", f"/v1/videos?name={name}&max_frames=4", clip.read_bytes(), RAW)
+    assert got.status == 202 and got.json["name"].endswith("\u6f22.mp4")
+    target.settled(got.json["id"])
+    assert target.ask("DELETE", f"/v1/videos/{got.json['id']}").status == 200
+    root = target.service.files.roots[0]
+    (root / "closed.mp4").write_bytes(b"x")
+
+    def closed(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(target.service.files, "_identify", closed)
+    got = target.ask("POST", CHAT, about(f"file://{root}/closed.mp4"), JSON)
+    assert (got.status, got.error["code"]) == (400, "video_unusable")
+    assert str(root) not in got.error["message"]
 
 
 def test_an_upload_that_is_broken_off_leaves_nothing(target: Running) -> None:
@@ -296,9 +344,9 @@ def test_an_upload_that_is_broken_off_leaves_nothing(target: Running) -> None:
             b"POST /v1/videos HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999\r\n\r\nabc"
         )
     until = time.monotonic() + 5
-    while list(target.service.inbox.folder.iterdir()) and time.monotonic() < until:
+    while files_in(target.service.inbox.folder) and time.monotonic() < until:
         time.sleep(0.01)
-    assert list(target.service.inbox.folder.iterdir()) == []
+    assert files_in(target.service.inbox.folder) == []
 
 
 @pytest.mark.parametrize(
@@ -359,6 +407,8 @@ def test_ranges(target: Running, clip: Path) -> None:
         "lines=1-2",
         "bytes=0-1,3-4",
         "bytes=" + "9" * 99 + "-",
+        "bytes=" + "9" * 5_000 + "-",
+        "bytes=-" + "9" * 5_000,
     ):
         got = target.ask("GET", path, headers={"Range": said})
         assert (got.status, got.error["code"]) == (416, "invalid_range"), said

@@ -19,6 +19,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 
 pytestmark = pytest.mark.slow
 QUIET = "--no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
+NAMED = "--host-resolver-rules=MAP longtake.test 127.0.0.1"
 TOKEN = "a-long-word-that-nobody-guesses"
 SECONDS = 120_000  # of a busy machine, in milliseconds
 
@@ -32,7 +33,7 @@ def browser() -> Iterator[object]:
             pytest.skip(
                 "no Chromium is installed (apt install chromium, playwright install chromium)"
             )
-        made = driver.chromium.launch(executable_path=found, args=QUIET.split())
+        made = driver.chromium.launch(executable_path=found, args=[*QUIET.split(), NAMED])
         yield made
         made.close()
 
@@ -50,7 +51,9 @@ class Page:
         self.page.goto(base)
 
     def said(self, message: object) -> None:
-        if message.type == "error" and "Failed to load resource" not in message.text:
+        # of a header that browsers only heed over https they say so
+        quiet = ("Failed to load resource", "Cross-Origin-Opener-Policy header has been ignored")
+        if message.type == "error" and not any(text in message.text for text in quiet):
             self.faults.append(message.text)
 
     def __enter__(self) -> object:
@@ -206,3 +209,36 @@ def test_a_token_is_asked_for_once(browser: object, tmp_path: Path, clip: Path) 
         page.wait_for_load_state("networkidle")
         shown = page.evaluate("() => document.querySelector('#videos img').naturalWidth")
         assert shown > 0
+
+
+def test_pictures_come_back_once_the_session_has_ended(
+    browser: object, tmp_path: Path, clip: Path
+) -> None:
+    with running(tmp_path, token=TOKEN) as server, Page(browser, server.base) as page:
+        server.watched(clip, max_frames=8)
+        page.wait_for_selector("#token[open]")
+        page.fill("#token-word", TOKEN)
+        page.press("#token-word", "Enter")
+        page.wait_for_selector("#videos button.open")
+        come = "() => document.querySelector('#videos img').naturalWidth > 0"
+        page.wait_for_function(come)
+        object.__setattr__(server.service.keys, "_key", b"of another start")
+        page.reload()
+        page.wait_for_selector("#videos button.open")
+        page.wait_for_function(come)
+        object.__setattr__(server.service.keys, "_key", b"of one more, while the page is open")
+        page.click("#videos button.open")
+        page.wait_for_function("() => document.querySelector('.strip')?.naturalWidth > 0")
+        page.wait_for_function("() => document.querySelector('#player').readyState > 0")
+
+
+def test_it_works_at_an_address_without_https(browser: object, tmp_path: Path, clip: Path) -> None:
+    with running(tmp_path, hosts=("longtake.test",)) as server:
+        server.watched(clip, max_frames=8)
+        base = f"http://longtake.test:{server.port}"
+        with Page(browser, base) as page:
+            assert page.evaluate("() => isSecureContext") is False
+            page.click("#videos button.open")
+            page.wait_for_selector("#open:not([hidden])")
+            ask(page, "What word is on the card?")
+            assert newest(page) == "RIVER"

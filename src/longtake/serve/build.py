@@ -10,6 +10,7 @@ from longtake.errors import OptionError
 from longtake.library import Library
 from longtake.serve.engine import Engine
 from longtake.serve.fetch import Fetcher, networks
+from longtake.serve.files import Files
 from longtake.serve.guard import Keys
 from longtake.serve.inbox import Inbox
 from longtake.serve.limits import Limits
@@ -44,25 +45,29 @@ class Choices:
 
 
 def service(system: System, choices: Choices, limits: Limits) -> Service:
-    """The parts of a server. Raises OptionError for a folder or network that cannot be used."""
+    """The parts of a server, which has looked at its library.
+
+    Raises OptionError for a folder or network that cannot be used, StoreError.
+    """
     for root in choices.roots:
         if not root.is_dir():
             raise OptionError(f"{root} is no folder; name one whose files clients may watch")
     metrics = Metrics()
     memories = Memories(system, choices.library, choices.settings, limits)
     videos = Videos(memories)
+    videos.refresh()
     line = Line(questions=limits.waiting, videos=limits.watching)
-    inbox = Inbox(choices.folder, limits, metrics.received.inc)
     fetcher = Fetcher(
         limit_bytes=limits.upload_bytes,
         seconds=limits.fetch_seconds,
         allowed=networks(choices.allowed),
     )
-    metrics.gauge("questions_waiting", "Questions that wait.", lambda: line.waiting)
-    metrics.gauge("questions_answering", "Questions being answered.", lambda: line.answering)
-    metrics.gauge("videos_waiting", "Videos waiting or being watched.", lambda: line.videos)
-    metrics.gauge("memory_bytes", "Bytes of memories held.", lambda: memories.bytes)
-    metrics.gauge("stored_bytes", "Bytes of kept files.", lambda: inbox.stored)
+    inbox, stills = Inbox(choices.folder, limits, metrics.received.inc), Stills()
+    identify = choices.library.identify
+    files = Files(inbox, choices.roots, identify, videos.uses, stills.drop)
+    videos.when_gone(lambda job: files.settle(film.digest for film in job.films))
+    memories.when_lost(videos.lost)
+    add_gauges(metrics, line, memories, inbox)
     frames = min(system.frames, limits.frames)
     about = About(model=choices.model, system=system.name, frames=frames, created=int(time.time()))
     return Service(
@@ -73,8 +78,18 @@ def service(system: System, choices: Choices, limits: Limits) -> Service:
         line=line,
         videos=videos,
         inbox=inbox,
-        media=Media(inbox, fetcher, limits, choices.roots),
+        files=files,
+        media=Media(inbox, files, fetcher, limits),
         memories=memories,
-        stills=Stills(),
+        stills=stills,
         engine=Engine(memories, videos, line, limits, metrics),
     )
+
+
+def add_gauges(metrics: Metrics, line: Line, memories: Memories, inbox: Inbox) -> None:
+    """Numbers that are read when they are asked for."""
+    metrics.gauge("questions_waiting", "Questions that wait.", lambda: line.waiting)
+    metrics.gauge("questions_answering", "Questions being answered.", lambda: line.answering)
+    metrics.gauge("videos_waiting", "Videos waiting or being watched.", lambda: line.videos)
+    metrics.gauge("memory_bytes", "Bytes of memories held.", lambda: memories.bytes)
+    metrics.gauge("stored_bytes", "Bytes of kept files.", lambda: inbox.stored)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import suppress
+from dataclasses import replace
 from typing import TypeVar
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from longtake.serve.conversation import Sight, Talk, talk
-from longtake.serve.faults import Refusal, gone
+from longtake.errors import OptionError, PromptError
+from longtake.serve.conversation import Talk, talk
+from longtake.serve.faults import Refusal, gone, refusal
+from longtake.serve.files import Work
+from longtake.serve.jobs import Job
 from longtake.serve.replies import DONE, Reply, comment, event
 from longtake.serve.schema import ChatRequest, ImagePart, parsed
-from longtake.serve.service import Service
+from longtake.serve.service import Seen, Service
 from longtake.serve.told import Done, Failed
-from longtake.serve.videos import Film, Job
 
 SIGN_SECONDS = 1.0
 """Between two signs of life of a stream while a video is watched."""
@@ -31,19 +34,25 @@ def routes(service: Service) -> APIRouter:
     @router.post("/v1/chat/completions", openapi_extra={"requestBody": body})
     async def complete(request: Request) -> Response:
         """Answer the last message of a conversation about videos and images."""
-        async with service.inbox.body(request) as sent:
-            asked = parsed(sent)
-            asking = Asking(service, checked_talk(asked, service))
-            films, sight = await until_gone(request, asking.films())
-        if not asked.stream:
-            return JSONResponse(await until_gone(request, asking.whole(films, sight)))
-        job = service.watched(films, sight, kept=False)
+        asking, job = await begun(request, service)
+        if not asking.streams:
+            return JSONResponse(await until_gone(request, asking.whole(job)))
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        counted = asked.stream_options is not None and asked.stream_options.include_usage
-        stream = asking.stream(job, counted=counted)
-        return StreamingResponse(stream, headers=headers, media_type="text/event-stream")
+        return StreamingResponse(
+            asking.stream(job), headers=headers, media_type="text/event-stream"
+        )
 
     return router
+
+
+async def begun(request: Request, service: Service) -> tuple[Asking, Job]:
+    """A question and the job it waits for; what was sent is let go with this. Raises Refusal."""
+    async with service.inbox.body(request) as sent:
+        asked = parsed(sent)
+        asking = Asking(service, asked)
+        with service.files.work() as work:
+            seen = await until_gone(request, asking.seen(work))
+            return asking, service.watched(seen, kept=False)
 
 
 def checked_talk(asked: ChatRequest, service: Service) -> Talk:
@@ -54,6 +63,13 @@ def checked_talk(asked: ChatRequest, service: Service) -> Talk:
     wanted = talk(asked, service.limits)
     if not wanted.question.strip():
         raise Refusal(400, "invalid_value", "the last message has no words", param="messages")
+    if not wanted.media:
+        told = "no video and no image came with the messages; add a video_url part"
+        raise Refusal(400, "media_missing", told, param="messages")
+    try:
+        service.memories.check(wanted.question, wanted.history, wanted.options)
+    except (OptionError, PromptError) as error:
+        raise refusal(error) from error
     service.line.check()
     return wanted
 
@@ -61,26 +77,31 @@ def checked_talk(asked: ChatRequest, service: Service) -> Talk:
 class Asking:
     """One question on its way."""
 
-    def __init__(self, service: Service, wanted: Talk) -> None:
+    def __init__(self, service: Service, asked: ChatRequest) -> None:
+        """Raises Refusal."""
         self._service = service
-        self._wanted = wanted
+        self._wanted = checked_talk(asked, service)
+        self._until = asyncio.get_running_loop().time() + service.limits.answer_seconds
+        self.streams = asked.stream
+        self._counted = asked.stream_options is not None and asked.stream_options.include_usage
 
-    async def films(self) -> tuple[tuple[Film, ...], Sight]:
-        """What is asked about. Raises Refusal."""
-        if not self._wanted.media:
-            told = "no video and no image came with the messages; add a video_url part"
-            raise Refusal(400, "media_missing", told, param="messages")
+    async def seen(self, work: Work) -> Seen:
+        """What is asked about, looked at; its addresses are let go. Raises Refusal."""
         urls = [
             part.image_url.url if isinstance(part, ImagePart) else part.video_url.url
             for part in self._wanted.media
         ]
-        return await self._service.films(urls, self._wanted.sight)
-
-    async def whole(self, films: tuple[Film, ...], sight: Sight) -> dict[str, object]:
-        """A chat.completion. Raises Refusal."""
-        job = self._service.watched(films, sight, kept=False)
+        self._wanted = replace(self._wanted, media=())
         try:
-            async with asyncio.timeout(self._service.limits.answer_seconds):
+            async with asyncio.timeout_at(self._until):
+                return await self._service.seen(urls, self._wanted.sight, work)
+        except TimeoutError as error:
+            raise self._late() from error
+
+    async def whole(self, job: Job) -> dict[str, object]:
+        """A chat.completion. Raises Refusal."""
+        try:
+            async with asyncio.timeout_at(self._until):
                 async with self._service.waiting(job) as settled:
                     await settled.wait()
                     self._ready(job)
@@ -92,11 +113,11 @@ class Asking:
         except TimeoutError as error:
             raise self._late() from error
 
-    async def stream(self, job: Job, *, counted: bool) -> AsyncIterator[str]:
+    async def stream(self, job: Job) -> AsyncIterator[str]:
         """Server-sent events up to [DONE]; what goes wrong on the way is an event as well."""
         reply = self._reply(job)
         try:
-            async with asyncio.timeout(self._service.limits.answer_seconds):
+            async with asyncio.timeout_at(self._until):
                 async with self._service.waiting(job) as settled:
                     while not settled.is_set():
                         yield comment(sign(job, self._service.line.place(job.id)))
@@ -110,7 +131,7 @@ class Asking:
                             raise told.refusal
                         yield reply.piece(told.text)
             yield reply.end(told.answer)
-            if counted:
+            if self._counted:
                 yield reply.used(told.answer)
             yield DONE
         except TimeoutError:

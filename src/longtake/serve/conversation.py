@@ -28,7 +28,7 @@ class Sight:
         if self.max_frames is not None or self.fps is None:
             return self.max_frames
         end = seconds if self.end is None else min(self.end, seconds)
-        return max(1, round((end - max(0.0, self.start or 0.0)) * self.fps))
+        return max(1, round(max(0.0, end - max(0.0, self.start or 0.0)) * self.fps))
 
 
 @dataclass(frozen=True, kw_only=True)

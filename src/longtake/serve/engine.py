@@ -10,67 +10,26 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from longtake.errors import LongtakeError
 from longtake.serve.faults import Refusal, gone, refusal
+from longtake.serve.jobs import Job, Left
 from longtake.serve.limits import Limits
 from longtake.serve.metrics import Metrics
+from longtake.serve.model import Model, Rows
 from longtake.serve.queue import Line, Question
 from longtake.serve.told import Done, Failed, Text
-from longtake.serve.videos import Facts, Job, Left, Videos
-from longtake.types import Answer, Options
+from longtake.serve.videos import Videos
+from longtake.types import Answer
 
 LOG = logging.getLogger("longtake.serve")
-
 IDLE_SECONDS = 0.5
 SHORTEST_TURN = 0.02
-BROKEN = Refusal(500, "server_error", "watching failed; see the server's log")
 """Seconds that questions get between two chunks of a video, at least."""
-
-
-class Rows(Protocol):
-    """Questions being answered side by side over one memory (longtake.many.Batch)."""
-
-    @property
-    def rows(self) -> Sequence[Any]:
-        """Those that are not over."""
-
-    def add(
-        self, question: str, options: Options | None, history: Sequence[tuple[str, str]]
-    ) -> Any:
-        """Take one more; returns its row. Raises LongtakeError."""
-
-    def step(self) -> Sequence[Any]:
-        """Take every row on; returns those that are over, each with an answer or an error."""
-
-    def close(self) -> None:
-        """Drop all."""
-
-
-class Model(Protocol):
-    """What the thread asks of the model (longtake.serve.memories.Memories)."""
-
-    def options(self, fields: dict[str, Any], **calls: Callable[..., Any]) -> Options:
-        """How to answer. Raises OptionError."""
-
-    def rows(self, video: str, busy: Collection[str]) -> Rows:
-        """A place to answer questions about a video; `busy` memories stay. Raises LongtakeError."""
-
-    def watch(
-        self,
-        job: Job,
-        progress: Callable[[str, int, int], None],
-        busy: Callable[[], Collection[str]],
-    ) -> Facts:
-        """Watch what a job names, and keep its memory. Raises LongtakeError."""
-
-    def forget(self, video: str) -> None:
-        """Drop a memory."""
-
-    def facts(self, video: str) -> Facts | None:
-        """What a memory that is held says of itself."""
+BROKEN = Refusal(500, "server_error", "watching failed; see the server's log")
+FAILED = Refusal(500, "server_error", "the model failed; see the server's log")
 
 
 class Group:
@@ -118,17 +77,29 @@ class Engine:
     # -- the thread -------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while not self._ended.is_set():
-            if self._turn():
-                continue
-            video = self._line.next_video()
-            if video is not None:
-                self._watch(video)
-                self._line.watched()
-            else:
-                self._line.wait(IDLE_SECONDS)
+        try:
+            while not self._ended.is_set():
+                if self._turn():
+                    continue
+                video = self._line.next_video()
+                if video is not None:
+                    self._watch(video)
+                    self._line.watched()
+                else:
+                    self._line.wait(IDLE_SECONDS)
+        except Exception as error:
+            LOG.critical("the engine thread ends; restart the server", exc_info=error)
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Take nobody any more, and let nobody wait."""
+        self._line.close()
+        self._videos.leave_all()
         for video in tuple(self._groups):
             self._break(video, gone())
+        for video in self._line.memories():
+            self._tell_all(self._line.take(video, self._line.waiting), gone())
 
     def _turn(self) -> bool:
         """Let questions in and take a step of each memory; whether there was anything to do."""
@@ -154,6 +125,9 @@ class Engine:
             self._tell_all(questions, error)
         except LongtakeError as error:
             self._tell_all(questions, refusal(error))
+        except Exception as error:
+            LOG.error("the memory of %s cannot be asked", video, exc_info=error)
+            self._tell_all(questions, FAILED)
         else:
             self._groups[video] = group
             if (facts := self._model.facts(video)) is not None:
@@ -173,6 +147,9 @@ class Engine:
             row = group.rows.add(question.text, options, question.history)
         except LongtakeError as error:
             self._tell_all([question], refusal(error))
+        except Exception as error:
+            LOG.error("a question about %s cannot be asked", question.video, exc_info=error)
+            self._tell_all([question], FAILED)
         else:
             group.asked[id(row)] = (row, question)
 
@@ -199,9 +176,7 @@ class Engine:
             return
         except Exception as error:
             LOG.error("a step of %s failed", video, exc_info=error)
-            self._break(
-                video, Refusal(500, "server_error", "the model failed; see the server's log")
-            )
+            self._break(video, FAILED)
             return
         for row in over:
             _, question = group.asked.pop(id(row))

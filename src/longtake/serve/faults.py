@@ -57,12 +57,17 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault
         )
         return {
             "error": {
-                "message": self.message,
+                "message": sendable(self.message),
                 "type": kind,
-                "param": self.param,
+                "param": None if self.param is None else sendable(self.param),
                 "code": self.code,
             }
         }
+
+
+def sendable(text: str) -> str:
+    """A text that can be sent, whatever a client put into it."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 STATUS: tuple[tuple[type[LongtakeError], int, str], ...] = (

@@ -159,7 +159,7 @@ class Fetcher:
                     if response.status not in _MOVED or moved is None:
                         await self._copy(response, write)
                         return urlsplit(url).path.rpartition("/")[2] or "video"
-                    url = urljoin(url, moved)
+                    url = joined(url, moved)
         raise Refusal(
             400, "media_unreachable", f"the address redirects more than {REDIRECTS} times"
         )
@@ -196,6 +196,14 @@ class Fetcher:
         if count > self.limit_bytes:
             told = f"the file has more than {self.limit_bytes} bytes; send a smaller one"
             raise Refusal(413, "media_too_large", told)
+
+
+def joined(url: str, moved: str) -> str:
+    """Where a redirect leads. Raises Refusal."""
+    try:
+        return urljoin(url, moved)
+    except ValueError as error:
+        raise Refusal(400, "media_unreachable", "the address redirects to none") from error
 
 
 def checked_url(url: str) -> str:

@@ -52,6 +52,8 @@ class Limits:
     """Until a request's headers are there."""
     body_seconds: float = 30.0
     """Between two pieces of a body."""
+    transfer_seconds: float = 7200.0
+    """From a body's first byte to its last."""
     fetch_seconds: float = 600.0
     """Fetching a file from an address."""
     answer_seconds: float = 600.0

@@ -8,26 +8,35 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from longtake.catalogue import file_of
+from longtake.errors import StoreError
 from longtake.keys import key_of
 from longtake.library import Library
 from longtake.many import Batch
-from longtake.serve.faults import Refusal
+from longtake.parts.chat import Turn, check_words
+from longtake.serve.faults import Refusal, sendable
+from longtake.serve.jobs import Facts, Film, Job, Part, check_unchanged
 from longtake.serve.limits import Limits
 from longtake.serve.looking import film, picture
-from longtake.serve.videos import Facts, Film, Job, Part
+from longtake.serve.shelved import Looked, Shelved
 from longtake.stored import Settings, Stored
 from longtake.system import System
 from longtake.types import Memory, Options
 from longtake.video.inputs import Opened, Source
+
+LOG = logging.getLogger("longtake.serve")
+UNSAVED = "the library cannot keep this memory; the video is watched again once there is no room"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +46,19 @@ class Held:
     memory: Memory
     stack: ExitStack = field(default_factory=ExitStack)
     """Closed when it is given up: until then no process removes its file."""
+    file: Path | None = None
+    """Where the library has it."""
+    warnings: tuple[str, ...] = ()
+
+    def facts(self) -> Facts:
+        """What a memory says of itself."""
+        return Facts(
+            frames=self.memory.stats.frames,
+            tokens=self.memory.length,
+            bytes=self.memory.bytes,
+            watch_seconds=round(self.memory.stats.watch_seconds, 3),
+            warnings=(*map(sendable, self.memory.stats.warnings), *self.warnings),
+        )
 
 
 class Memories:
@@ -47,13 +69,19 @@ class Memories:
     ) -> None:
         """`settings`: how the model was loaded, for whoever opens the library elsewhere."""
         self._system = system
-        self._library = library
+        self._library = Shelved(library.folder, library.budget)
         self._settings = settings
         self._limits = limits
         self._lock = threading.Lock()
         self._held: OrderedDict[str, Held] = OrderedDict()
         self._key = lru_cache(maxsize=1024)(self._fresh_key)
         self._fits: dict[str, bool] = {}
+        self._others: frozenset[str] = frozenset()
+        self._lost: list[Callable[[str], None]] = []
+
+    def when_lost(self, told: Callable[[str], None]) -> None:
+        """Have `told` called with a memory that gave way to others and is in no library."""
+        self._lost.append(told)
 
     @property
     def bytes(self) -> int:
@@ -76,7 +104,28 @@ class Memories:
         for stored in found:
             if stored.key not in self._fits:
                 self._fits[stored.key] = self._library.fits(stored, self._system)
-        return [stored for stored in found if self._fits[stored.key]]
+        ours = [stored for stored in found if self._fits[stored.key]]
+        there = {stored.key for stored in ours}
+        self._others = frozenset(one.video.digest for one in found if one.key not in there)
+        return ours
+
+    def others(self, digest: str) -> bool:
+        """Whether the library had something of these bytes by other models when last looked at."""
+        return digest in self._others
+
+    def holds(self, video: str) -> bool:
+        """Whether a memory is held ready."""
+        with self._lock:
+            return video in self._held
+
+    def has(self, video: str) -> bool:
+        """Whether there is a memory, held or in the library."""
+        return self.holds(video) or file_of(self._library.folder, video).exists()
+
+    def check(self, question: str, history: Sequence[Turn], fields: dict[str, Any]) -> None:
+        """Raise PromptError or OptionError for what no memory could be asked."""
+        check_words(question, history)
+        self.options(fields)
 
     def forget(self, video: str) -> None:
         """Drop a memory and its file; answers that are being written go on. Raises StoreError."""
@@ -105,13 +154,16 @@ class Memories:
         if held is None:
             held = self._opened(video)
             self._hold(video, held, busy)
+        elif held.file is not None:
+            with suppress(OSError):  # as if it were opened once more
+                os.utime(held.file)
         return Batch(self._system, held.memory, most=self._limits.rows)
 
     def facts(self, video: str) -> Facts | None:
         """What a memory that is held says of itself."""
         with self._lock:
             held = self._held.get(video)
-        return None if held is None else facts_of(held.memory)
+        return None if held is None else held.facts()
 
     def watch(
         self,
@@ -123,21 +175,36 @@ class Memories:
 
         Raises LongtakeError, and Left by `progress`.
         """
-        frames, start, end = job.max_frames, job.start, job.end
+        check_unchanged(job.films)
         with sources(job) as opened:
             memory = self._system.watch(
-                *opened, max_frames=frames, start=start, end=end, progress=progress
+                *opened, max_frames=job.max_frames, start=job.start, end=job.end, progress=progress
             )
-        if job.alone:
-            self._library.save(
+        check_unchanged(job.films)
+        held = self._saved(job, memory) if job.alone else Held(memory=memory)
+        self._hold(job.id, held, busy())
+        return held.facts()
+
+    def _saved(self, job: Job, memory: Memory) -> Held:
+        """A memory that is in the library, if it can be; then nobody removes it while held."""
+        stack = ExitStack()
+        try:
+            stored = self._library.save(
                 memory,
                 system=self._system,
-                source=Path(job.films[0].path),
-                settings=replace(self._settings, max_frames=frames, start=start, end=end),
+                source=Looked(job.films[0]),
+                settings=self._settings_of(job.max_frames, (job.start, job.end)),
                 thumbnails=job.films[0].thumbnails,
             )
-        self._hold(job.id, Held(memory=memory), busy())
-        return facts_of(memory)
+            file = stack.enter_context(self._library.in_use(stored.key))
+        except StoreError as error:
+            LOG.warning("the memory of %s is not in the library: %s", job.id, error)
+            return Held(memory=memory, warnings=(UNSAVED,))
+        return Held(memory=memory, stack=stack, file=file)
+
+    def _settings_of(self, frames: int | None, part: Part) -> Settings:
+        start, end = part
+        return replace(self._settings, max_frames=frames, start=start, end=end)
 
     def close(self) -> None:
         """Give up all memories."""
@@ -147,9 +214,7 @@ class Memories:
             one.stack.close()
 
     def _fresh_key(self, digest: str, frames: int | None, part: Part) -> str:
-        start, end = part
-        settings = replace(self._settings, max_frames=frames, start=start, end=end)
-        return key_of(digest, self._system, settings)
+        return key_of(digest, self._system, self._settings_of(frames, part))
 
     def _opened(self, video: str) -> Held:
         """A memory of the library."""
@@ -161,30 +226,26 @@ class Memories:
         with stack:
             device = str(self._system.model.device)
             memory = stack.enter_context(self._library.open(stored, device))
-            return Held(memory=memory, stack=stack.pop_all())
+            file = file_of(self._library.folder, video)
+            return Held(memory=memory, stack=stack.pop_all(), file=file)
 
     def _hold(self, video: str, held: Held, busy: Collection[str]) -> None:
+        gone: dict[str, Held] = {}
         with self._lock:
+            before = self._held.pop(video, None)
             self._held[video] = held
-            total, gone = sum(one.memory.bytes for one in self._held.values()), []
+            total = sum(one.memory.bytes for one in self._held.values())
             for old in [name for name in self._held if name != video and name not in busy]:
                 if total <= self._limits.memory_bytes:
                     break
-                gone.append(self._held.pop(old))
-                total -= gone[-1].memory.bytes
-        for one in gone:
+                gone[old] = self._held.pop(old)
+                total -= gone[old].memory.bytes
+        if before is not None:
+            before.stack.close()
+        for name, one in gone.items():
             one.stack.close()
-
-
-def facts_of(memory: Memory) -> Facts:
-    """What a memory says of itself."""
-    return Facts(
-        frames=memory.stats.frames,
-        tokens=memory.length,
-        bytes=memory.bytes,
-        watch_seconds=round(memory.stats.watch_seconds, 3),
-        warnings=memory.stats.warnings,
-    )
+            for told in self._lost if one.file is None else ():
+                told(name)
 
 
 @contextmanager

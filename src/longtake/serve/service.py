@@ -6,15 +6,17 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from longtake.errors import StoreError
 from longtake.serve.conversation import Sight, Talk, checked
 from longtake.serve.engine import Engine
 from longtake.serve.faults import Refusal, refusal
+from longtake.serve.files import Files, Work
 from longtake.serve.guard import Keys
 from longtake.serve.inbox import Inbox
+from longtake.serve.jobs import Film, Job
 from longtake.serve.limits import Limits
 from longtake.serve.media import OWN, Media
 from longtake.serve.memories import Memories
@@ -22,7 +24,7 @@ from longtake.serve.metrics import Metrics
 from longtake.serve.queue import Line, Question
 from longtake.serve.stills import Stills
 from longtake.serve.told import Done, Failed, Text
-from longtake.serve.videos import Film, Job, Videos
+from longtake.serve.videos import Videos
 
 LOG = logging.getLogger("longtake.serve")
 
@@ -39,6 +41,16 @@ class About:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What a client wants watched."""
+
+    films: tuple[Film, ...]
+    sight: Sight
+    video: str
+    """The id of these films watched so."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Service:
     """The parts of a server, made once; routes ask it, on the event loop."""
 
@@ -49,15 +61,15 @@ class Service:
     line: Line
     videos: Videos
     inbox: Inbox
+    files: Files
     media: Media
     memories: Memories
     stills: Stills
     engine: Engine
 
     async def start(self) -> None:
-        """Look at the library, drop files that nothing in it is of, begin to work."""
-        await self.refresh()
-        self.inbox.sweep(self.videos.uses)
+        """Drop files that no video is of, begin to work. The library has been looked at."""
+        await asyncio.to_thread(self.files.sweep)
         self.engine.start()
 
     def closing(self) -> None:
@@ -70,6 +82,7 @@ class Service:
         await asyncio.to_thread(self.engine.stop, seconds)
         self.memories.close()
         self.stills.close()
+        self.inbox.close()
 
     async def refresh(self) -> None:
         """Look at the library. Raises Refusal."""
@@ -78,31 +91,55 @@ class Service:
         except StoreError as error:
             raise refusal(error) from error
 
-    def path_of(self, job: Job) -> Path | None:
-        """The file of a video, if it came in here or lies in a folder that clients may name."""
-        path = Path(job.films[0].path)
-        return path if job.alone and self.media.may_show(path) else None
+    def playable(self, job: Job) -> bool:
+        """Whether there seems to be a file of a video that clients may have."""
+        return job.alone and self.files.place(job.films[0]) is not None
 
-    async def films(self, urls: Sequence[str], sight: Sight) -> tuple[tuple[Film, ...], Sight]:
-        """The films behind addresses, and how to watch them. Raises Refusal."""
-        if len(urls) == 1 and urls[0].startswith(OWN):
-            job = self.videos.get(urls[0].removeprefix(OWN))
-            own = Sight(max_frames=job.max_frames, start=job.start, end=job.end)
-            return job.films, own if sight == Sight() else sight
-        return tuple([await self.media.film(url) for url in urls]), sight
+    async def path_of(self, job: Job) -> Path | None:
+        """The file of a video, if it is still the same and clients may have it."""
+        found = await asyncio.to_thread(self.files.whole, job.films[0]) if job.alone else None
+        return None if found is None else found[0]
 
-    def watched(self, films: tuple[Film, ...], sight: Sight, *, kept: bool) -> Job:
+    async def seen(self, urls: Sequence[str], sight: Sight, work: Work) -> Seen:
+        """The films behind addresses, and how to watch them; their files stay until `work` is done.
+
+        Raises Refusal.
+        """
+        jobs = [self.videos.get(url.removeprefix(OWN)) for url in urls if url.startswith(OWN)]
+        said = {job.sight for job in jobs}
+        if sight == Sight() and len(jobs) == len(urls) and len(said) == 1:
+            sight = said.pop()
+            if len(jobs) == 1 and self.videos.there(jobs[0].id):
+                return Seen(films=jobs[0].films, sight=sight, video=jobs[0].id)
+        own, found = iter(jobs), list[Film]()
+        for url in urls:
+            if url.startswith(OWN):
+                found += [replace(film, mark=None) for film in next(own).films]
+            else:
+                found.append(await self.media.film(url, work))
+        seen = self.as_seen(tuple(found), sight)
+        if self.videos.there(seen.video):
+            return seen
+        fresh = [film if film.mark else await self.media.again(film, work) for film in found]
+        return replace(seen, films=tuple(fresh))
+
+    def as_seen(self, films: tuple[Film, ...], sight: Sight) -> Seen:
+        """Films, and how to watch them. Raises Refusal."""
+        video = self.videos.key(films, checked(sight, self.limits))
+        return Seen(films=films, sight=sight, video=video)
+
+    def watched(self, seen: Seen, *, kept: bool) -> Job:
         """The job of films, in the line if it is new. Raises Refusal.
 
         `kept`: it is watched though nobody should wait for it.
         """
-        checked(sight, self.limits)
-        for film in films:
-            if not film.still and sight.start is not None and sight.start >= film.seconds:
+        start = seen.sight.start
+        for film in seen.films:
+            if not film.still and start is not None and start >= film.seconds:
                 told = f"{film.name} lasts {film.seconds:.1f} s, less than start"
                 raise Refusal(400, "invalid_value", told, param="start")
-        job, new = self.videos.want(films, sight)
-        if job.max_frames is not None and job.max_frames > self.limits.frames:
+        job, new = self.videos.want(seen.films, seen.sight, seen.video)
+        if new and job.max_frames is not None and job.max_frames > self.limits.frames:
             self.drop(job)
             told = f"that would be {job.max_frames} frames, at most {self.limits.frames} are taken"
             raise Refusal(400, "too_many_frames", told, param="fps")
@@ -128,11 +165,9 @@ class Service:
         self.drop(job)
 
     def drop(self, job: Job) -> None:
-        """Forget a job, and its files unless another video is of the same."""
-        self.line.drop_video(job.id)
-        self.videos.drop(job)
-        for film in job.films:
-            self.media.forget(film, self.videos.uses(film.digest))
+        """Forget a job."""
+        if self.videos.drop(job):
+            self.line.drop_video(job.id)
 
     @asynccontextmanager
     async def waiting(self, job: Job) -> AsyncIterator[asyncio.Event]:

@@ -59,6 +59,15 @@ class Stills:
         for shelf in shelves:
             shelf.stack.close()
 
+    def drop(self, path: Path) -> None:
+        """Let go of a file that was removed."""
+        with self._lock:
+            shelf = self._open.pop(path, None)
+            for key in [key for key in self._made if key[0] == path]:
+                del self._made[key]
+        if shelf is not None:
+            shelf.stack.close()
+
     def _known(self, key: tuple[object, ...], make: Callable[[], bytes]) -> bytes:
         with self._lock:
             if key in self._made:
@@ -102,7 +111,10 @@ class Stills:
         finally:
             with self._lock:
                 old = [self._open.pop(path)] if path in self._open else []
-                self._open[path] = shelf
+                if path.exists():
+                    self._open[path] = shelf
+                else:  # it was removed meanwhile
+                    old.append(shelf)
                 while len(self._open) > OPEN:
                     old.append(self._open.popitem(last=False)[1])
             for one in old:

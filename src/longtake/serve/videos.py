@@ -11,119 +11,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
 from longtake.serve.conversation import Sight
 from longtake.serve.faults import Refusal
-from longtake.stored import Stored, Thumbnail
+from longtake.serve.jobs import Facts, Film, Job, Part, job_of
+from longtake.stored import Stored
 
-State = Literal["queued", "watching", "ready", "failed"]
-Part = tuple[float | None, float | None]
-"""Seconds of a video between which it is watched."""
 KEPT_FAILURES = 32
-
-
-class Left(Exception):  # noqa: N818 - no error: its client went
-    """Nobody wants the video any more."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Film:
-    """A file that is watched."""
-
-    path: str
-    name: str
-    digest: str
-    """SHA-256 of its bytes."""
-    still: bool
-    seconds: float
-    thumbnails: tuple[Thumbnail, ...] = ()
-    """A few moments of it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What watching found; all of it is known once a video is ready."""
-
-    frames: int = 0
-    tokens: int = 0
-    bytes: int = 0
-    watch_seconds: float | None = None
-    """None until the memory has been opened."""
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(kw_only=True, eq=False)
-class Job:
-    """A video on its way from a file to a memory. Fields are changed under the lock of `Videos`."""
-
-    id: str
-    films: tuple[Film, ...]
-    max_frames: int | None
-    start: float | None
-    end: float | None
-    created: float = field(default_factory=time.time)
-    state: State = "queued"
-    facts: Facts = Facts()
-    error: Refusal | None = None
-    kept: bool = False
-    """It was asked for by itself, not by a question; it is watched even if nobody waits."""
-    waiters: int = 0
-    left: threading.Event = field(default_factory=threading.Event)
-    began: float = 0.0
-    part: float = 0.0
-    """Share that has been watched."""
-    whole: int = 0
-    """Films watched in full."""
-    last: int = 0
-
-    @property
-    def alone(self) -> bool:
-        """Whether it is one video, which a library keeps."""
-        return len(self.films) == 1
-
-    @property
-    def name(self) -> str:
-        """What people call it."""
-        more = len(self.films) - 1
-        return self.films[0].name + (f" and {more} more" if more else "")
-
-    def saw(self, stage: str, done: int, total: int) -> None:
-        """Take note of progress."""
-        if stage != "encode":
-            return
-        if done < self.last:
-            self.whole += 1  # the next film has begun
-        self.last = done
-        self.part = min(1.0, (self.whole + done / max(total, 1)) / len(self.films))
-
-    def left_seconds(self) -> float | None:
-        """Seconds until it is watched, if the rest takes as long as what is behind."""
-        if self.state != "watching" or not self.part:
-            return None
-        return (time.monotonic() - self.began) * (1 - self.part) / self.part
-
-    def shown(self, place: int) -> dict[str, Any]:
-        """The object a client sees; `place`: how many are watched before it."""
-        left = self.left_seconds()
-        return {
-            "id": self.id,
-            "object": "video",
-            "name": self.name,
-            "created": int(self.created),
-            "status": self.state,
-            "place": place,
-            "progress": round(self.part, 4) if self.state == "watching" and self.part else None,
-            "eta_seconds": None if left is None else round(left, 1),
-            "duration": self.films[0].seconds,
-            "still": self.films[0].still,
-            "files": len(self.films),
-            "max_frames": self.max_frames,
-            "start": self.start,
-            "end": self.end,
-            "error": None if self.error is None else self.error.body()["error"],
-        } | asdict(self.facts)
 
 
 class Known(Protocol):
@@ -135,6 +30,15 @@ class Known(Protocol):
     def all(self) -> Sequence[Stored]:
         """What the library has of this model. Raises StoreError."""
 
+    def others(self, digest: str) -> bool:
+        """Whether the library had something of these bytes by other models when last looked at."""
+
+    def holds(self, video: str) -> bool:
+        """Whether a memory is held ready."""
+
+    def has(self, video: str) -> bool:
+        """Whether there is a memory, held or in the library."""
+
 
 class Videos:
     """All jobs by id. Those of the library appear and go with it."""
@@ -142,36 +46,66 @@ class Videos:
     def __init__(self, known: Known) -> None:
         self._known = known
         self._lock = threading.Lock()
+        self._looking = threading.Lock()
         self._looked = -1.0
         self._jobs: dict[str, Job] = {}
-        self._listeners: dict[str, list[Callable[[], None]]] = {}
+        self._dropped: set[str] = set()
+        """Since the library was last looked at."""
+        self._gone: list[Callable[[Job], None]] = []
+
+    def when_gone(self, told: Callable[[Job], None]) -> None:
+        """Have `told` called with each job that is forgotten, on any thread, without a lock."""
+        self._gone.append(told)
 
     # -- from the event loop and its helpers ------------------------------------------------------
 
     def refresh(self) -> None:
         """Look at the library, once a second. Waits for the disk. Raises StoreError."""
-        if time.monotonic() - self._looked < 1.0:
-            return
-        self._looked = time.monotonic()
-        found = {stored.key: stored for stored in self._known.all()}
-        with self._lock:
-            for job in tuple(self._jobs.values()):
-                if job.state == "ready" and job.alone and job.id not in found:
-                    del self._jobs[job.id]
-            for key, stored in found.items():
-                if key not in self._jobs or self._jobs[key].state == "failed":
-                    self._jobs[key] = job_of(stored)
+        with self._looking:
+            if time.monotonic() - self._looked < 1.0:
+                return
+            with self._lock:
+                # what becomes ready, or is dropped, while the library is read is not in the list
+                ready = [job for job in self._jobs.values() if job.state == "ready" and job.alone]
+                self._dropped.clear()
+            found = {stored.key: stored for stored in self._known.all()}
+            self._looked = time.monotonic()
+            lost = [job for job in ready if job.id not in found and not self._known.holds(job.id)]
+            with self._lock:
+                lost = [job for job in lost if self._remove(job)]
+                for key in found.keys() - self._dropped:
+                    if key not in self._jobs or self._jobs[key].state == "failed":
+                        self._jobs[key] = job_of(found[key])
+        self._tell_gone(lost)
 
-    def want(self, films: tuple[Film, ...], sight: Sight) -> tuple[Job, bool]:
-        """The job of these films watched so, and whether it is new and has to be enlisted."""
+    def key(self, films: tuple[Film, ...], sight: Sight) -> str:
+        """The id of films watched so."""
         frames = sight.frames(max(film.seconds for film in films))
-        name = self._known.key(films, frames, (sight.start, sight.end))
+        return self._known.key(films, frames, (sight.start, sight.end))
+
+    def there(self, video: str) -> bool:
+        """Whether a video is watched, or will be, so that nobody need watch it again."""
         with self._lock:
-            job = self._jobs.get(name)
-            if job is not None and job.state != "failed" and not job.left.is_set():
+            job = self._jobs.get(video)
+        if job is None or job.state == "failed" or job.left.is_set():
+            return False
+        return job.state != "ready" or self._known.has(video)
+
+    def want(self, films: tuple[Film, ...], sight: Sight, video: str) -> tuple[Job, bool]:
+        """The job of films watched so, by id, and whether it is new and has to be enlisted.
+
+        Raises Refusal if it would be new and is not to be had from these films.
+        """
+        there = self.there(video)
+        with self._lock:
+            job = self._jobs.get(video)
+            if job is not None and there:
                 return job, False
-            job = Job(id=name, films=films, max_frames=frames, start=sight.start, end=sight.end)
-            self._jobs[name] = job
+            if any(film.mark is None for film in films):
+                raise Refusal(404, "video_unknown", "this video is gone; send it again")
+            frames = sight.frames(max(film.seconds for film in films))
+            job = Job(id=video, films=films, max_frames=frames, start=sight.start, end=sight.end)
+            self._jobs[video] = job
             return job, True
 
     def get(self, video: str) -> Job:
@@ -188,15 +122,17 @@ class Videos:
             return sorted(self._jobs.values(), key=lambda job: -job.created)
 
     def uses(self, digest: str) -> bool:
-        """Whether any job is of a file with these bytes."""
+        """Whether any job, or anything in the library, is of a file with these bytes."""
         with self._lock:
-            return any(film.digest == digest for job in self._jobs.values() for film in job.films)
+            jobs = tuple(self._jobs.values())
+        used = any(film.digest == digest for job in jobs for film in job.films)
+        return used or self._known.others(digest)
 
     def listen(self, job: Job, settled: Callable[[], None]) -> None:
         """Call `settled` once the job is ready, failed or dropped; at once if it is."""
         with self._lock:
             if job.state in ("queued", "watching") and self._jobs.get(job.id) is job:
-                self._listeners.setdefault(job.id, []).append(settled)
+                job.listeners.append(settled)
                 return
         settled()
 
@@ -209,13 +145,14 @@ class Videos:
                 job.left.set()
             return unwanted
 
-    def drop(self, job: Job) -> None:
-        """Forget a job."""
+    def drop(self, job: Job) -> bool:
+        """Forget a job; false if it was forgotten, or another one took its place."""
         job.left.set()
         with self._lock:
-            if self._jobs.get(job.id) is job:
-                del self._jobs[job.id]
+            removed = self._remove(job)
         self._settle(job)
+        self._tell_gone([job] if removed else [])
+        return removed
 
     # -- from the engine thread -------------------------------------------------------------------
 
@@ -242,14 +179,17 @@ class Videos:
         with self._lock:
             job.state, job.error = "failed", error
             failures = [one for one in self._jobs.values() if one.state == "failed"]
-            for old in sorted(failures, key=lambda one: one.created)[:-KEPT_FAILURES]:
-                del self._jobs[old.id]
+            old = sorted(failures, key=lambda one: one.created)[:-KEPT_FAILURES]
+            old = [one for one in old if self._remove(one)]
         self._settle(job)
+        self._tell_gone(old)
 
     def lost(self, video: str) -> None:
         """The memory of a video is gone; who asks again has it watched again."""
         with self._lock:
-            self._jobs.pop(video, None)
+            job = self._jobs.get(video)
+            lost = [job] if job is not None and job.state == "ready" and self._remove(job) else []
+        self._tell_gone(lost)
 
     def learn(self, video: str, facts: Facts) -> None:
         """More is known of a video, now that its memory was opened."""
@@ -263,31 +203,21 @@ class Videos:
             if job.state in ("queued", "watching"):
                 job.left.set()
 
+    def _remove(self, job: Job) -> bool:
+        """Take a job out, if it is there. To be called with the lock."""
+        if self._jobs.get(job.id) is not job:
+            return False
+        del self._jobs[job.id]
+        self._dropped.add(job.id)
+        return True
+
+    def _tell_gone(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            for told in self._gone:
+                told(job)
+
     def _settle(self, job: Job) -> None:
         with self._lock:
-            told = self._listeners.pop(job.id, [])
+            told, job.listeners = job.listeners, []
         for settled in told:
             settled()
-
-
-def job_of(stored: Stored) -> Job:
-    """A video of the library."""
-    film = Film(
-        path=stored.video.place,
-        name=stored.video.name,
-        digest=stored.video.digest,
-        still=not stored.seconds,
-        seconds=stored.seconds,
-        thumbnails=stored.thumbnails,
-    )
-    return Job(
-        id=stored.key,
-        films=(film,),
-        max_frames=stored.settings.max_frames,
-        start=stored.settings.start,
-        end=stored.settings.end,
-        created=stored.created.timestamp(),
-        state="ready",
-        facts=Facts(frames=stored.frames, tokens=stored.tokens, bytes=stored.bytes),
-        kept=True,
-    )

@@ -16,10 +16,11 @@ from longtake.errors import VideoError
 from longtake.serve.chat import until_gone
 from longtake.serve.conversation import Sight
 from longtake.serve.faults import Refusal
+from longtake.serve.files import Work
 from longtake.serve.form import Form
-from longtake.serve.inbox import Kept, blocks
-from longtake.serve.service import Service
-from longtake.serve.videos import Film, Job
+from longtake.serve.inbox import blocks, size_of
+from longtake.serve.jobs import Job
+from longtake.serve.service import Seen, Service
 
 FORM_BYTES = 64 * 1024
 """Of a multipart body besides the file."""
@@ -38,7 +39,7 @@ TYPES = {
     ".gif": "image/gif",
 }
 """What a browser is told of a file; anything else is bytes, and nothing here is ever a page."""
-RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
 def routes(service: Service) -> APIRouter:
@@ -53,9 +54,7 @@ def add_list(router: APIRouter, service: Service) -> None:
     """What there is, more of it, less of it."""
 
     def shown(job: Job) -> dict[str, Any]:
-        return job.shown(service.line.place(job.id)) | {
-            "playable": service.path_of(job) is not None
-        }
+        return job.shown(service.line.place(job.id)) | {"playable": service.playable(job)}
 
     @router.get("")
     async def every() -> Response:
@@ -69,14 +68,14 @@ def add_list(router: APIRouter, service: Service) -> None:
     async def send(request: Request) -> Response:
         """Take a file, or an address in JSON, and watch it."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind == "application/json":
-            async with service.inbox.body(request) as body:
-                url, sight = addressed(body)
-                films, sight = await until_gone(request, service.films([url], sight))
-        else:
-            film, sight = await received(service, request, kind)
-            films = (film,)
-        job = service.watched(films, sight, kept=True)
+        with service.files.work() as work:
+            if kind == "application/json":
+                async with service.inbox.body(request) as body:
+                    url, sight = addressed(body)
+                    seen = await until_gone(request, service.seen([url], sight, work))
+            else:
+                seen = await received(service, request, kind, work)
+            job = service.watched(seen, kept=True)
         return JSONResponse(shown(job), 200 if job.state == "ready" else 202)
 
     @router.get("/{video}")
@@ -99,10 +98,10 @@ def add_files(router: APIRouter, service: Service) -> None:
     @router.get("/{video}/content")
     async def content(video: str, request: Request) -> Response:
         """The file itself, or a range of it."""
-        path = service.path_of(service.videos.get(video))
+        path = await service.path_of(service.videos.get(video))
         if path is None:
             raise missing()
-        check_range(request.headers.get("range"), path.stat().st_size)
+        check_range(request.headers.get("range"), size_of(path))
         kind = TYPES.get(path.suffix.lower(), "application/octet-stream")
         return FileResponse(path, media_type=kind, headers={"Cache-Control": "private, no-cache"})
 
@@ -110,7 +109,7 @@ def add_files(router: APIRouter, service: Service) -> None:
     async def strip(video: str, request: Request) -> Response:
         """Frames from beginning to end side by side, as a JPEG."""
         job = service.videos.get(video)
-        path = service.path_of(job)
+        path = await service.path_of(job)
         if path is None:
             raise missing()
         count = number(request.query_params.get("count", 10), "count") or 0
@@ -124,7 +123,7 @@ def add_files(router: APIRouter, service: Service) -> None:
     async def frame(video: str, request: Request) -> Response:
         """The frame on screen at a time, as a JPEG."""
         job = service.videos.get(video)
-        path = service.path_of(job)
+        path = await service.path_of(job)
         at = number(request.query_params.get("at"), "at") or 0.0
         width = number(request.query_params.get("width", 320), "width") or 0
         if not (0 <= at < 1e9 and 16 <= width <= FRAME_WIDTH):
@@ -151,7 +150,7 @@ def drawer() -> Callable[..., Awaitable[Response]]:
     return drawn
 
 
-async def received(service: Service, request: Request, kind: str) -> tuple[Film, Sight]:
+async def received(service: Service, request: Request, kind: str, work: Work) -> Seen:
     """A file out of a body, and how it is to be watched. Raises Refusal."""
     limits, said = service.limits, dict(request.query_params)
     with service.inbox.transfer(), service.inbox.arriving() as arrival:
@@ -166,8 +165,8 @@ async def received(service: Service, request: Request, kind: str) -> tuple[Film,
             form.close()
             said |= form.fields | {"name": form.name or ""}
         sight = sight_of(said, ("name", "max_frames", "fps", "start", "end", "purpose"))
-        kept: Kept = service.inbox.keep(arrival, said.get("name", ""))
-    return await service.media.looked(kept), sight
+        kept = service.inbox.keep(arrival, said.get("name", ""), work.pin)
+    return service.as_seen((await service.media.looked(kept),), sight)
 
 
 def addressed(body: bytes) -> tuple[str, Sight]:

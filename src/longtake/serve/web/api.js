@@ -32,6 +32,20 @@ function refusedBy(status, text, retryAfter) {
   return new Refused(status, told.message, { code: told.code, retryAfter: Number(retryAfter) || 0 });
 }
 
+/** Ask for a session for the player and pictures, whose requests carry no header; the status. */
+async function session() {
+  return (await fetch("/v1/session", { method: "POST", headers: headers() })).status;
+}
+
+let renewing = null;
+
+/** Whether there is a new session: the old one ends with the server, or after hours. */
+export function renewed() {
+  if (sessionStorage.getItem(KEY) === null) return Promise.resolve(false);
+  renewing ??= session().then((status) => status === 204, () => false).finally(() => { renewing = null; });
+  return renewing;
+}
+
 let asking = null;
 
 /** A token from the person; one question at a time, however many requests wait for it. */
@@ -41,9 +55,7 @@ async function newToken() {
       const word = await askForToken(bad);
       if (!word) return false;
       sessionStorage.setItem(KEY, word);
-      // the session is for the player, whose requests carry no header
-      const tried = await fetch("/v1/session", { method: "POST", headers: headers() });
-      if (tried.status !== 401) return true;
+      if ((await session()) !== 401) return true;
       sessionStorage.removeItem(KEY);
     }
   })();

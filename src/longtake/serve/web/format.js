@@ -48,3 +48,8 @@ export function el(tag, properties = {}, ...children) {
   made.append(...children.flat().filter((child) => child !== null && child !== undefined));
   return made;
 }
+
+/** A name that no other thing has; crypto.randomUUID is there for https and localhost alone. */
+export function unique() {
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((n) => n.toString(16).padStart(2, "0")).join("");
+}

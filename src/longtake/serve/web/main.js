@@ -1,6 +1,6 @@
 // Puts the page together: what is open, how the server is, light or dark, the token.
 
-import { json, whenTokenIsAsked } from "./api.js";
+import { json, renewed, whenTokenIsAsked } from "./api.js";
 import { clock, el, size, took } from "./format.js";
 import { Player } from "./player.js";
 import { Talk } from "./talk.js";
@@ -39,6 +39,24 @@ whenTokenIsAsked((bad) => new Promise((resolve) => {
   dialog.addEventListener("close", closed);
   dialog.showModal();
 }));
+
+/** A picture or film that does not come is asked for once more, with a new session. */
+async function again(event) {
+  const thing = event.target;
+  const src = thing.getAttribute?.("src");
+  if (!src || thing.dataset.again === src) return;
+  event.stopImmediatePropagation();
+  thing.dataset.again = src;
+  const fresh = await renewed();
+  if (thing.getAttribute("src") !== src) return;
+  if (fresh) thing.src = src;
+  else thing.dispatchEvent(new Event("error"));
+}
+
+const came = (event) => delete event.target.dataset?.again;
+addEventListener("error", again, true);
+addEventListener("load", came, true);
+addEventListener("loadedmetadata", came, true);
 
 const player = new Player();
 const talk = new Talk(player);
@@ -120,6 +138,7 @@ const videos = new Videos({ onpick: pick, onstate: state });
 
 async function begin() {
   videos.picked = location.hash.slice(1) || null;
+  await renewed();
   try {
     const server = await json("/v1/server");
     byId("model").textContent = server.model;

@@ -1,7 +1,7 @@
 // Questions and answers about the open video: asked, streamed, kept, shown again.
 
 import { stream } from "./api.js";
-import { clock, el, percent, took } from "./format.js";
+import { clock, el, percent, took, unique } from "./format.js";
 import { drop, keep, past } from "./history.js";
 import { frameAt } from "./player.js";
 
@@ -51,7 +51,7 @@ export class Talk {
   async ask(question) {
     if (!question || !this.video) return;
     const { video } = this;
-    const one = { id: crypto.randomUUID(), question, answer: "", evidence: [], state: "waiting" };
+    const one = { id: unique(), question, answer: "", evidence: [], state: "waiting" };
     const card = this.card(one);
     byId("answers").prepend(card);
     this.player.mark([], null);
