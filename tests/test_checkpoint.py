@@ -247,7 +247,7 @@ def test_a_broken_tokenizer(folder: Path) -> None:
         ({"beacon_window": 1440}, "no system recognises"),
         ({"mm_spatial_pool_mode": "median"}, "mm_spatial_pool_mode is 'median'"),
         ({"mm_projector_type": "qformer"}, "mm_projector_type 'qformer'"),
-        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, "rope scaling 'linear'"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "rope scaling 'dynamic'"),
         ({"rope_scaling": {"type": "yarn", "factor": 0.5}}, "factor is 0.5"),
         ({"num_hidden_layers": 5}, "missing"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
