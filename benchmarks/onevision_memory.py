@@ -136,16 +136,13 @@ def label(arm: Arm) -> str:
 
 def measured(runs: Sequence[Run]) -> Iterator[str]:
     """Median MiB above weights and frames."""
-    yield "| arm | visual tokens | MiB above | of transformers | wall s | CPU s |"
-    yield "|---" * 6 + "|"
+    yield "| arm | visual tokens | MiB above | of transformers | CPU s |"
+    yield "|---" * 5 + "|"
     above = {arm: median(run.above for run in runs if run.arm == arm) for arm in ARMS}
     for arm in ARMS:
         mine = [run for run in runs if run.arm == arm]
-        wall, cpu = (
-            median(values) for values in zip(*((r.wall, r.cpu) for r in mine), strict=True)
-        )
-        share = above[arm] / above[ARMS[0]]
-        cells = f"{mine[0].tokens:,} | {above[arm]:,.0f} | {share:.1%} | {wall:.0f} | {cpu:.0f}"
+        share, cpu = above[arm] / above[ARMS[0]], median(run.cpu for run in mine)
+        cells = f"{mine[0].tokens:,} | {above[arm]:,.0f} | {share:.1%} | {cpu:.0f}"
         yield f"| {label(arm)} | {cells} |"
 
 
@@ -170,7 +167,7 @@ def plot(runs: Sequence[Run], target: Path) -> None:
         bottom = [low + value for low, value in zip(bottom, values, strict=True)]
     left.plot(names, [PAPER[s] for s in settings], "k_", markersize=40, label="paper reports")
     left.set(title="7B, 256 frames, by formula", ylabel="GB")
-    left.legend(fontsize=8)
+    left.legend(fontsize=8, markerscale=0.4)
     above = [median(run.above for run in runs if run.arm == arm) for arm in ARMS]
     bars = right.barh([label(arm) for arm in ARMS], above, color="tab:blue")
     right.bar_label(bars, fmt="{:,.0f}", padding=3)

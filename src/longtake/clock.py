@@ -94,7 +94,9 @@ class Clock:
         asked = question_flops(decoder, self.question, rows) + flops_of(late)
         one = self._token(rows)
         more = asked - flops_of(late) - token
-        first = one + more / rates.linear + sum(map(self._layers, late))
+        linear = 2 * decoder.layers * layer_weights(decoder) * (self.question - 1)
+        first = one + linear / rates.few + max(0.0, more - linear) / rates.attention
+        first += sum(map(self._layers, late))
         needs = self.needs
         return (
             self._stage("first word", self.question, asked, needs.asking, first),

@@ -34,6 +34,8 @@ LARGEST = 4e9
 ENOUGH = 0.12
 """Seconds of calls that each number is the median of."""
 MOST_BEHIND = 4096
+FEW = 24
+"""Rows of a question."""
 CACHED = 2**27
 """Bytes that no processor's cache holds: so many different weights are read in turn."""
 
@@ -46,6 +48,8 @@ class Rates:
     """FLOP/s of a tower's block."""
     linear: float
     """FLOP/s of a decoder's layer, attention aside."""
+    few: float
+    """The same of the few rows of a question."""
     attention: float
     """FLOP/s of attention behind many tokens."""
     weights: float
@@ -70,6 +74,7 @@ def published_rates(gpu: Gpu) -> Rates:
     return Rates(
         tower=gemm,
         linear=gemm,
+        few=gemm,
         attention=ATTENTION_SHARE * gpu.flops,
         weights=bandwidth,
         behind=bandwidth,
@@ -111,6 +116,7 @@ def measured_rates(
     return Rates(
         tower=seen,
         linear=linear,
+        few=layers.few_rate(timer),
         attention=attention,
         weights=weights,
         behind=behind,
@@ -237,6 +243,10 @@ class Layers:
         square = attention_flops(config, rows) / attention
         linear = 2 * layer_weights(config) * rows / max(alone - square, 0.2 * alone)
         return linear, attention
+
+    def few_rate(self, timer: Timer) -> float:
+        """FLOP/s of linears on as many rows as a question has."""
+        return 2 * layer_weights(self.config) * FEW / timer.seconds(self.call(FEW, 16))
 
     def token_rates(self, timer: Timer) -> tuple[float, float]:
         """Bytes per second of weights and of keys and values, from writing one token."""

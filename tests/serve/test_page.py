@@ -110,6 +110,9 @@ def test_drop_watch_ask_click_reload_ask_again(browser: object, tmp_path: Path, 
         assert page.locator("#answers > li").count() == 2
         page.wait_for_selector("#answers > li:first-child .moment")
         page.wait_for_load_state("networkidle")
+        page.wait_for_function(
+            "() => [...document.querySelectorAll('.moment img')].every(one => one.naturalWidth > 0)"
+        )
         shot(page, "page-4-again")
         page.emulate_media(color_scheme="dark")
         page.set_viewport_size({"width": 390, "height": 844})
