@@ -51,7 +51,7 @@ def test_missing_videos_are_listed_counted_and_not_scored(tmp_path: Path) -> Non
     assert report["figures"][0]["asked"] == 1
     assert not report["complete"]
     text = (out / "result.txt").read_text()
-    assert "NOT all of the benchmark" in text
+    assert "NOT all of the annotations" in text
     assert "here, 2 frames" in text, "beside a published figure's own number of frames"
 
 

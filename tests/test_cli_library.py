@@ -192,7 +192,7 @@ def test_what_does_not_fit_a_name_is_told(
     shutil.rmtree(model)
     result = run("ask", "ten", "What?", "--device", "cpu")
     assert result.exit_code == 4
-    assert error_line(run("ask", "eleven", "What?")).endswith("check the path\n")
+    assert error_line(run("ask", "eleven", "What?")).endswith("see `longtake ls`\n")
     result = run("watch", clip, *WATCH, "--name", "ten")
     assert result.exit_code == 2
     assert "already" in error_line(result)

@@ -126,7 +126,10 @@ def test_inspect_draws_and_says_it(clip: Path, tmp_path: Path) -> None:
         (("--timeline", "cuts.txt"), "cannot save a picture as 'cuts.txt'"),
         (("--timeline", "no/such/cuts.png"), "is no folder"),
         (("--ratio", "7", "--timeline", "cuts.png"), "ratio 7 does not divide"),
-        (("--max-frames", "0", "--timeline", "cuts.png"), "is not a number from 1, nor 'auto'"),
+        (
+            ("--max-frames", "0", "--timeline", "cuts.png"),
+            "is not a number from 1 to 1000000, nor 'auto'",
+        ),
     ],
 )
 def test_what_cannot_be_drawn_is_one_line(

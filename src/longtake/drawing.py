@@ -32,16 +32,18 @@ def check_target(path: Path) -> None:
 
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Save a picture aside and rename it, so that a full disk leaves what was there before."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=path.suffix, delete=False) as file:
-        aside = Path(file.name)
+    aside: Path | None = None
     try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=path.suffix, delete=False) as file:
+            aside = Path(file.name)
         picture.save(aside)
         aside.chmod(0o644)  # temporary files are private
         aside.replace(path)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
-        aside.unlink(missing_ok=True)
+        if aside is not None:
+            aside.unlink(missing_ok=True)
 
 
 class Scale:

@@ -183,8 +183,8 @@ class Sealed:
 
     def _damaged(self, name: str) -> DamagedError:
         return DamagedError(
-            f"{self.path} is damaged (the checksum of its {name} is another); remove it, and watch "
-            "the video again"
+            f"{self.path} is damaged (the checksum of its {name} is another); remove it "
+            "(`longtake rm` takes its name), and watch the video again"
         )
 
     @property

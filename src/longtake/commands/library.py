@@ -81,7 +81,7 @@ def verify_memories(*, library: LibraryFolder = None) -> None:
     for fault in faults:
         print(harmless(f"{fault.name}: {fault.what}"))
     if faults:
-        raise StoreError(f"{len(faults)} of the memories in {place.folder} are not whole")
+        raise StoreError(f"memories in {place.folder} that are not whole: {len(faults)}")
     found = place.list()
     whole = "memory is" if len(found) == 1 else "memories are"
     print(f"{len(found)} {whole} whole, {size(sum(stored.bytes for stored in found))}")

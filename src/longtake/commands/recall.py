@@ -142,6 +142,10 @@ def recalled(wanted: Wanted, look: Look | None = None) -> Iterator[Recalled]:
                 wanted = replace(wanted, seeing=wanted.seeing.of(named))
                 yield by_name(stack, wanted, library, named, look)
                 return
+            if os.sep not in video and not os.path.exists(video):
+                raise VideoError(
+                    f"{video}: neither a file nor the name of a watched video; see `longtake ls`"
+                )
         known, source = library is not None and library.may_know(video), None
         if not known or look is not None or wanted.seeing.max_frames == "auto":
             # a mistake in the video is told before a model is loaded

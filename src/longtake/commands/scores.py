@@ -49,7 +49,7 @@ def notes(report: Report) -> list[str]:
     """What a reader of the figures must know."""
     whole = "all" if report.complete else "NOT all"
     lines = [
-        f"{report.answered:,} of {report.total:,} questions answered: {whole} of the benchmark"
+        f"{report.answered:,} of {report.total:,} questions answered: {whole} of the annotations"
     ]
     told = {
         "failed with an error and are not counted": len(report.failed),

@@ -211,7 +211,9 @@ def heat_map(rows: Sequence[Row], way: str, titles: tuple[str, str], target: Pat
     figure = Figure(figsize=figure_size(len(lengths), len(labels)), layout="constrained")
     axes = figure.subplots()
     colours = LinearSegmentedColormap.from_list("needle", COLOURS).with_extremes(bad="#dddddd")
-    image = axes.pcolormesh(scores, cmap=colours, vmin=0, vmax=1, edgecolors="white", linewidth=1.5)
+    image = axes.pcolormesh(
+        100 * scores, cmap=colours, vmin=0, vmax=100, edgecolors="white", linewidth=1.5
+    )
     axes.invert_yaxis()
     if scores.size <= MOST_NUMBERS:
         for (i, j), score in np.ndenumerate(scores):
@@ -223,7 +225,7 @@ def heat_map(rows: Sequence[Row], way: str, titles: tuple[str, str], target: Pat
     axes.set_xlabel(titles[1], fontsize=13)
     axes.set_ylabel("Depth Percent", fontsize=13)
     axes.set_title(titles[0], fontsize=12)
-    figure.colorbar(image, ax=axes, label="Score")
+    figure.colorbar(image, ax=axes, label="Score, %")
     figure.savefig(target, dpi=110, format="png")
 
 
