@@ -15,6 +15,8 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import shlex
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -190,11 +192,12 @@ def main() -> None:
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "av"))
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     after = os.getloadavg()[0]
+    command = ["python", "-m", "benchmarks.plan_check", *sys.argv[1:]]
     text = "\n".join(
         [
             "# Plans against what watching took\n",
             (
-                f"`python -m benchmarks.plan_check` on {machine}, one thread; {packages}; fp32. "
+                f"`{shlex.join(command)}` on {machine}, one thread; {packages}; fp32. "
                 f"Load average {load:.1f} to {after:.1f}: others used the machine too.\n"
             ),
             (

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -171,3 +172,16 @@ def running(
         thread.join(30)
         listener.close()
         assert not thread.is_alive()
+
+
+def until(true: Callable[[], object], seconds: float = 20.0) -> None:
+    """Wait for something that happens on another thread."""
+    ends = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+
+
+def data_url(path: Path) -> str:
+    """A video as an address that holds it."""
+    return "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()

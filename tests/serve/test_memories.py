@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import gc
 import json
 import logging
@@ -25,21 +24,10 @@ from longtake.serve.limits import Limits
 from longtake.serve.videos import Videos
 from longtake.stored import Settings
 from tests.clips import write_clip
-from tests.serve.running import bundled, question_about, running
+from tests.serve.running import bundled, data_url, question_about, running, until
 
 CHAT = "/v1/chat/completions"
 WORD = "What word is on the card?"
-
-
-def until(true: object, seconds: float = 20.0) -> None:
-    ends = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < ends
-        time.sleep(0.01)
-
-
-def data_url(path: Path) -> str:
-    return "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def watch_elsewhere(folder: Path, path: Path, **settings: object) -> str:

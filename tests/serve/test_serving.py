@@ -22,19 +22,11 @@ from longtake.serve.app import FILES, WEB
 from longtake.serve.limits import Limits
 from longtake.serve.run import Place
 from tests.clips import write_clip
-from tests.serve.running import Running, files_in, question_about, running
+from tests.serve.running import Running, files_in, question_about, running, until
 
 TOKEN = "a-long-word-that-nobody-guesses"
 HEAD = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n"
 WORD = "What word is on the card?"
-
-
-def until(true: object, seconds: float = 20.0) -> None:
-    """Wait for something that happens on another thread."""
-    ends = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < ends
-        time.sleep(0.01)
 
 
 # -- who may come ---------------------------------------------------------------------------------
