@@ -185,3 +185,11 @@ def until(true: Callable[[], object], seconds: float = 20.0) -> None:
 def data_url(path: Path) -> str:
     """A video as an address that holds it."""
     return "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def watch_elsewhere(folder: Path, path: Path, **settings: Any) -> str:
+    """Watch as the command line does; the memory's key."""
+    system, wanted = bundled(), Settings(**settings)
+    frames = settings.get("max_frames")
+    memory = system.watch(path, max_frames=8 if frames == "auto" else frames)
+    return Library(folder).save(memory, system=system, source=path, settings=wanted).key

@@ -19,20 +19,20 @@ from longtake.serve import media as media_module
 from longtake.serve.faults import Refusal
 from longtake.serve.inbox import Inbox, harmless_name
 from longtake.serve.limits import Limits
-from longtake.stored import Settings
 from tests.clips import write_clip
-from tests.serve.running import Running, bundled, data_url, files_in, question_about, running, until
+from tests.serve.running import (
+    Running,
+    bundled,
+    data_url,
+    files_in,
+    question_about,
+    running,
+    until,
+    watch_elsewhere,
+)
 
 CHAT = "/v1/chat/completions"
 WORD = "What word is on the card?"
-
-
-def watch_elsewhere(folder: Path, path: Path, **settings: object) -> str:
-    """Watch as the command line does; the memory's key."""
-    system, wanted = bundled(), Settings(**settings)
-    frames = settings.get("max_frames")
-    memory = system.watch(path, max_frames=8 if frames == "auto" else frames)
-    return Library(folder).save(memory, system=system, source=path, settings=wanted).key
 
 
 # -- the folder -----------------------------------------------------------------------------------

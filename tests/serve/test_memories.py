@@ -24,18 +24,10 @@ from longtake.serve.limits import Limits
 from longtake.serve.videos import Videos
 from longtake.stored import Settings
 from tests.clips import write_clip
-from tests.serve.running import bundled, data_url, question_about, running, until
+from tests.serve.running import bundled, data_url, question_about, running, until, watch_elsewhere
 
 CHAT = "/v1/chat/completions"
 WORD = "What word is on the card?"
-
-
-def watch_elsewhere(folder: Path, path: Path, **settings: object) -> str:
-    """Watch as the command line does; the memory's key."""
-    system, frames = bundled(), settings.get("max_frames")
-    memory = system.watch(path, max_frames=8 if frames == "auto" else frames)
-    library = Library(folder)
-    return library.save(memory, system=system, source=path, settings=Settings(**settings)).key
 
 
 # -- the library ----------------------------------------------------------------------------------
