@@ -35,10 +35,13 @@ from longtake.costs import (
     kv_numbers,
     layer_flops,
     layer_weights,
+    linear_flops,
     merge_flops,
     prefill_flops,
     projector_flops,
     question_flops,
+    run_flops,
+    spared_flops,
     tower_flops,
     whole_stages,
 )
@@ -405,6 +408,19 @@ def test_prefill() -> None:
     assert found - causal_half(config, rows) == pytest.approx(prefill_flops(config, rows), rel=1e-3)
 
 
+def test_the_last_layer_is_spared_all_but_keys_and_values() -> None:
+    torch.manual_seed(0)
+    decoder, x_BSD, rows = Decoder(SMALL), torch.randn(1, 400, SMALL.hidden), [400] * SMALL.layers
+    found = counted(lambda: decoder(x_BSD, replace(step(400), last_only=True)))
+    expected = prefill_flops(SMALL, rows) - spared_flops(SMALL, 400)
+    assert found - causal_half(SMALL, rows[1:]) == pytest.approx(expected, rel=0.01)
+    assert expected < 0.88 * prefill_flops(SMALL, rows)
+    (stage,) = decoder_stages(SMALL, 25, (400,))
+    assert run_flops([stage]) == expected
+    linear = stage.flops - stage.spared - (stage.attention - stage.spared_attention)
+    assert linear == linear_flops(SMALL, 400)
+
+
 @pytest.mark.parametrize("kind", ["uniform", "attention", "uniform1_attention"])
 def test_prefill_with_dropping(kind: Kind) -> None:
     """Real modules on the CPU, because which tokens stay depends on numbers.
@@ -424,6 +440,7 @@ def test_prefill_with_dropping(kind: Kind) -> None:
     stages = decoder_stages(SMALL, 25, drop.counts(400), drop.layers)
     assert [stage.name for stage in stages] == ["layers 0-1", "layer 2", "layers 3-4", "layer 5"]
     assert flops_of(stages) == prefill_flops(SMALL, drop.rows(SMALL.layers, [400], 0))
+    assert flops_of(stages) - run_flops(stages) == spared_flops(SMALL, 100)
 
 
 def test_question() -> None:
@@ -433,9 +450,9 @@ def test_question() -> None:
     cache, x_BSD = GrowingCache(), torch.randn(1, 340, SMALL.hidden)
     with torch.no_grad():
         decoder(x_BSD[:, :300], replace(step(300), cache=cache))
-    asked = Step(positions_BS=torch.arange(300, 340)[None], cache=cache)
+    asked = Step(positions_BS=torch.arange(300, 340)[None], cache=cache, last_only=True)
     found = counted(lambda: head(decoder(x_BSD[:, 300:], asked)[:, -1]))
-    found -= causal_half(SMALL, [40] * SMALL.layers)
+    found -= causal_half(SMALL, [40] * (SMALL.layers - 1))
     assert found == pytest.approx(question_flops(SMALL, 40, [300] * SMALL.layers), rel=0.01)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from longtake.costs import Stage, flops_of, layer_weights, question_flops
+from longtake.costs import Stage, flops_of, layer_weights, linear_flops, question_flops, run_flops
 from longtake.needs import THREADS, Needs, Place
 from longtake.rates import Rates
 from longtake.system import System
@@ -77,7 +77,7 @@ class Clock:
             self._stage(
                 "prefill",
                 self.tokens + self.text,
-                flops_of(read),
+                run_flops(read),
                 needs.cache + needs.reading,
                 sum(map(self._layers, read)) + self._extra(),
             ),
@@ -91,10 +91,10 @@ class Clock:
         late = layers[made.watched_stages :] if made.watched_stages is not None else []
         rows = made.answered_rows(self.tokens, self.text)
         token = question_flops(decoder, 1, rows)
-        asked = question_flops(decoder, self.question, rows) + flops_of(late)
+        asked = question_flops(decoder, self.question, rows) + run_flops(late)
         one = self._token(rows)
-        more = asked - flops_of(late) - token
-        linear = 2 * decoder.layers * layer_weights(decoder) * (self.question - 1)
+        more = asked - run_flops(late) - token
+        linear = linear_flops(decoder, self.question) - linear_flops(decoder, 1)
         first = one + linear / rates.few + max(0.0, more - linear) / rates.attention
         first += sum(map(self._layers, late))
         needs = self.needs
@@ -131,13 +131,14 @@ class Clock:
 
     def _layers(self, stage: Stage) -> float:
         """Seconds of layers that read many rows."""
-        linear = stage.flops - stage.attention
-        return linear / self.rates.linear + stage.attention / self.rates.attention
+        attention = stage.attention - stage.spared_attention
+        linear = stage.flops - stage.spared - attention
+        return linear / self.rates.linear + attention / self.rates.attention
 
     def _extra(self) -> float:
         """Seconds of reading the text, and of packing what was read."""
         decoder = self.made.video_sizes.decoder
-        linear = 2 * decoder.layers * layer_weights(decoder) * self.text / self.rates.linear
+        linear = linear_flops(decoder, self.text) / self.rates.linear
         if self.made.kv == "full":
             return linear
         return linear + sum(self.made.rows(self.tokens, self.text)) * self._width / self.rates.pack

@@ -3,8 +3,8 @@
 A FLOP is half of a multiply-add. Counted are matrix products, and the additions of merging and
 pooling; not norms, activations, softmaxes, nor how drops rank their tokens (under 0.1 %). Causal
 attention counts as the half of its matrix that fused kernels compute. Only visual tokens are
-counted; a prompt's few words are not. Nothing is run: sizes come from a loaded system's configs or
-from `longtake.sizes`.
+counted; a prompt's few words are not. As published, every layer counts whole; what the last one is
+spared stands beside it. Sizes come from a loaded system's configs or from `longtake.sizes`.
 
 Letters: d width of the tower or decoder, m tokens that attend to one another, n tokens.
 """
@@ -42,6 +42,10 @@ class Stage:
     """Keys and values of these layers; 0 before the decoder."""
     attention: int = 0
     """FLOPs among `flops` that are attention of the decoder."""
+    spared: int = 0
+    """FLOPs among `flops` that are not run: see `spared_flops`."""
+    spared_attention: int = 0
+    """Those of attention among them."""
 
 
 # -- the tower and what follows it ----------------------------------------------------------------
@@ -112,6 +116,24 @@ def attention_flops(decoder: Decoder, tokens: int, behind: int = 0) -> int:
     return decoder.heads * decoder.head_dim * (4 * behind * tokens + 2 * tokens * tokens)
 
 
+def spared_attention(decoder: Decoder, tokens: int, behind: int = 0) -> int:
+    """Attention FLOPs that the last layer is spared; only the last token's features are used."""
+    alone = attention_flops(decoder, 1, behind + tokens - 1)
+    return attention_flops(decoder, tokens, behind) - alone
+
+
+def spared_flops(decoder: Decoder, tokens: int, behind: int = 0) -> int:
+    """All FLOPs that it is spared: of the other tokens it makes keys and values alone."""
+    rest = layer_weights(decoder) - 2 * decoder.hidden * decoder.kv_heads * decoder.head_dim
+    return 2 * rest * (tokens - 1) + spared_attention(decoder, tokens, behind)
+
+
+def linear_flops(decoder: Decoder, tokens: int) -> int:
+    """FLOPs of reading `tokens` in all layers, but for attention."""
+    spared = spared_flops(decoder, tokens) - spared_attention(decoder, tokens)
+    return 2 * decoder.layers * layer_weights(decoder) * tokens - spared
+
+
 def prefill_flops(
     decoder: Decoder, rows: Sequence[int], behind: Sequence[int] | None = None
 ) -> int:
@@ -133,7 +155,8 @@ def question_flops(decoder: Decoder, tokens: int, kept: Sequence[int]) -> int:
 
     With one token, FLOPs of writing a word.
     """
-    return prefill_flops(decoder, [tokens] * decoder.layers, kept) + head_flops(decoder)
+    read = prefill_flops(decoder, [tokens] * decoder.layers, kept)
+    return read - spared_flops(decoder, tokens, kept[-1]) + head_flops(decoder)
 
 
 def kv_numbers(decoder: Decoder) -> int:
@@ -163,7 +186,8 @@ def decoder_stages(
         flops, attention = layer_flops(decoder, n), attention_flops(decoder, n)
         stage = _stage(_layers(first, end), frames, n, (end - first) * flops, held)
         stages.append(replace(stage, attention=(end - first) * attention))
-    return tuple(stages)
+    spared, attention = (of(decoder, counts[-1]) for of in (spared_flops, spared_attention))
+    return (*stages[:-1], replace(stages[-1], spared=spared, spared_attention=attention))
 
 
 def condensing_flops(decoder: Decoder, plans: Iterable[Plan]) -> tuple[int, int]:
@@ -253,8 +277,13 @@ def compare(
 
 
 def flops_of(stages: Iterable[Stage]) -> int:
-    """All of their FLOPs."""
+    """All of their FLOPs, as published figures count."""
     return sum(stage.flops for stage in stages)
+
+
+def run_flops(stages: Iterable[Stage]) -> int:
+    """Those that are run."""
+    return sum(stage.flops - stage.spared for stage in stages)
 
 
 def bytes_of(stages: Iterable[Stage]) -> int:

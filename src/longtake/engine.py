@@ -1,8 +1,8 @@
 """Prefill and decode: run a model over a stream of embeddings, then write an answer.
 
-Prefill takes embeddings in blocks as they arrive and keeps only keys and values; the head is
-applied to the last position alone (a 7B model's logits for every position of 256 frames would be
-22 GB).
+Prefill takes embeddings in blocks as they arrive and keeps only keys and values; the last layer's
+features and the head are those of the last position alone (a 7B model's logits for every position
+of 256 frames would be 22 GB).
 
 Letters: S sequence, D width, V vocabulary, B batch, H heads, N keys.
 """
@@ -132,7 +132,7 @@ def prefill(
         past = cache.get_seq_length()
         positions = torch.arange(past, past + len(chunk), device=chunk.device)[None]
         watch = observe if not more else None
-        step = Step(positions_BS=positions, cache=cache, observe=watch)
+        step = Step(positions_BS=positions, cache=cache, observe=watch, last_only=True)
         last = model.decoder(chunk[None].to(model.compute_dtype), step, cache.between)[0, -1]
         if progress is not None:
             progress(past + len(chunk))

@@ -73,9 +73,8 @@ class Staged:
 
     def _step(self, start: int, rows: int, *, last: bool) -> Step:
         positions_BS = torch.arange(start, start + rows, device=self.model.device)[None]
-        return Step(
-            positions_BS=positions_BS, cache=self.cache, observe=self.observe if last else None
-        )
+        observe = self.observe if last else None
+        return Step(positions_BS=positions_BS, cache=self.cache, observe=observe, last_only=True)
 
     def descend(self, held: Held, upto: int, room: int = 0) -> Held:
         """Drop and go on until drop number `upto` is next; `room`: tokens still to come.

@@ -6,6 +6,7 @@ golden cases gives those of three configurations; a bound here is the smallest o
 T frames, P patches, S rows of a window, N keys, D width.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -100,12 +101,24 @@ class Twin:
 
         monkeypatch.setattr(SummaryDecoder, "window", counted)
         monkeypatch.setattr(SummaryDecoder, "table", moved)
-        monkeypatch.setattr(SummaryAttention, "forward", lambda *given: self.forward(*given))
+        monkeypatch.setattr(SummaryAttention, "forward", self.instead())
 
-    def forward(self, own: SummaryAttention, x: Tensor, step: Step, table: RopeTable) -> Tensor:
+    def instead(self) -> Callable[..., Tensor]:
         """In the place of `SummaryAttention.forward`."""
-        if not isinstance(step, WindowStep):
-            return Attention.forward(own, x, step, table)
+
+        def forward(
+            own: SummaryAttention, x: Tensor, step: Step, *rest: Any, **asked: Any
+        ) -> Tensor:
+            if not isinstance(step, WindowStep):
+                return Attention.forward(own, x, step, *rest, **asked)
+            return self.forward(own, x, step, *rest)
+
+        return forward
+
+    def forward(
+        self, own: SummaryAttention, x: Tensor, step: WindowStep, table: RopeTable
+    ) -> Tensor:
+        """Of a window."""
         kept, cache = step.rows.summary_V, cast(WindowCache, step.cache)
         mine = torch.zeros(x.shape[1], 1, dtype=torch.bool).index_fill(0, kept, True)
         q, k, v = (

@@ -75,6 +75,32 @@ def test_attention_equals_masked(heads: int, kv_heads: int, queries: int, keys: 
     torch.testing.assert_close(with_gradients, attend_masked(q, k, v, None), rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_last_position_alone_equals_the_last_of_all(
+    pair: tuple[Qwen2Model, Decoder], masked: bool
+) -> None:
+    """Features, keys and values of every layer, and what the last query looks at; in blocks."""
+    _, decoder = pair
+    x, runs = torch.randn(1, 50, 64), []
+    for last_only in (True, False):
+        cache, seen = GrowingCache(), []
+        for start, stop in ((0, 31), (31, 32), (32, 50)):
+            step = Step(
+                positions_BS=positions(start, stop),
+                cache=cache,
+                mask_BSN=torch.ones(stop, stop).tril().bool()[None, start:] if masked else None,
+                observe=lambda layer, row_BHN, seen=seen: seen.append((layer, row_BHN)),
+                last_only=last_only,
+            )
+            with torch.no_grad():
+                features = decoder(x[:, start:stop], step)
+        assert features.shape[1] == (1 if last_only else 18)
+        held = [(layer.keys, layer.values) for layer in cache.layers]
+        runs.append((features[:, -1:], held, seen))
+    assert [layer for layer, _ in runs[0][2]] == [0, 1, 2] * 3
+    torch.testing.assert_close(*runs, rtol=0, atol=1e-5)
+
+
 def test_last_row_weights() -> None:
     torch.manual_seed(3)
     q, k = torch.randn(1, 4, 3, 8), torch.randn(1, 2, 9, 8)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +63,9 @@ class Step:
     """Which keys each query may see (true); None is plain causal."""
     observe: Callable[[int, Tensor], None] | None = None
     """Called with (layer, the last query's attention [B, H, N]) where it is wanted."""
+    last_only: bool = False
+    """Whether features of the last position are all that is wanted: of the others the last layer
+    makes keys and values alone."""
 
     def attend(self, layer: int, q_BHSE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor) -> Tensor:
         """Attention of a layer's rotated queries: [B, H, S, E]; keys and values are appended."""
@@ -72,7 +75,7 @@ class Step:
         if self.observe is not None and row_BHN is not None:
             self.observe(layer, row_BHN)
         if self.mask_BSN is not None:
-            return attend_masked(q_BHSE, k_BKSE, v_BKSE, self.mask_BSN)
+            return attend_masked(q_BHSE, k_BKSE, v_BKSE, self.mask_BSN[:, -q_BHSE.shape[2] :])
         if row_BHN is not None and q_BHSE.shape[2] == 1 and q_BHSE.dtype == torch.float32:
             return weighted_values(row_BHN, v_BKSE)  # the keys are not read a second time
         return attend(q_BHSE, k_BKSE, v_BKSE)
@@ -94,13 +97,24 @@ class Attention(nn.Module):
         self.v_proj = Linear(config.hidden, keys)
         self.o_proj = Linear(queries, config.hidden, bias=False)
 
-    def forward(self, x_BSD: Tensor, step: Step, table: RopeTable) -> Tensor:
-        """[B, S, D] -> [B, S, D]; appends this call's keys and values to the cache."""
+    def forward(
+        self, x_BSD: Tensor, step: Step, table: RopeTable, queries: int | None = None
+    ) -> Tensor:
+        """[B, S, D] -> [B, S, D]; appends this call's keys and values to the cache.
+
+        `queries`: only so many positions at the end are wanted, [B, queries, D].
+        """
+        asking_BQD = x_BSD if queries is None else x_BSD[:, -queries:]
+        asking = table if queries is None else table.last(queries)
         q, k, v = (
-            proj(x_BSD).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
+            proj(rows).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for proj, rows in (
+                (self.q_proj, asking_BQD),
+                (self.k_proj, x_BSD),
+                (self.v_proj, x_BSD),
+            )
         )
-        out = step.attend(self.layer, rotate(q, table), rotate(k, table), v)
+        out = step.attend(self.layer, rotate(q, asking), rotate(k, table), v)
         return self.o_proj(out.transpose(1, 2).flatten(2))
 
 
@@ -142,6 +156,12 @@ class Layer(GradientCheckpointingLayer):
         x_BSD = added(x_BSD, self.self_attn(self.input_layernorm(x_BSD), step, table))
         return added(x_BSD, self.mlp(self.post_attention_layernorm(x_BSD)))
 
+    def last(self, x_BSD: Tensor, step: Step, table: RopeTable) -> Tensor:
+        """What `forward` makes of the last position, [B, 1, D]; keys and values of all are kept."""
+        seen_B1D = self.self_attn(self.input_layernorm(x_BSD), step, table, queries=1)
+        x_B1D = added(x_BSD[:, -1:], seen_B1D)
+        return added(x_B1D, self.mlp(self.post_attention_layernorm(x_B1D)))
+
 
 class Decoder(nn.Module):
     """Embedding, layers and final norm; the head belongs to the model."""
@@ -160,7 +180,10 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.hidden, config.eps)
 
     def forward(self, x_BSD: Tensor, step: Step, between: Between | None = None) -> Tensor:
-        """Embeddings [B, S, D] -> normed features [B, S, D]; S shrinks if `between` drops some."""
+        """Embeddings [B, S, D] -> normed features [B, S, D]; S shrinks if `between` drops some.
+
+        [B, 1, D] where the step wants the last position only.
+        """
         return self.norm(self.through(x_BSD, step, range(len(self.layers)), between))
 
     def through(
@@ -169,7 +192,11 @@ class Decoder(nn.Module):
         """Run some of the layers, without the norm at the end; `between` follows each of them."""
         table = self.table(step, x_BSD.dtype)
         for index in layers:
-            x_BSD = self.layers[index](x_BSD, step, table)
+            layer = cast(Layer, self.layers[index])
+            if step.last_only and index + 1 == len(self.layers):
+                x_BSD = layer.last(x_BSD, step, table)
+            else:
+                x_BSD = layer(x_BSD, step, table)
             if between is not None:
                 before = step.positions_BS
                 x_BSD, step = between(index, x_BSD, step)

@@ -157,6 +157,10 @@ class RopeTable(NamedTuple):
         """The table of the first `count` positions."""
         return RopeTable(self.cos[:, :, :count], self.sin[:, :, :count], self.gain)
 
+    def last(self, count: int) -> RopeTable:
+        """The table of the last `count` positions."""
+        return RopeTable(self.cos[:, :, -count:], self.sin[:, :, -count:], self.gain)
+
 
 def powers(head_dim: int, theta: float) -> Tensor:
     """theta^(2i/head_dim) of all pairs (RoFormer, eq. 15): [E], fp32."""

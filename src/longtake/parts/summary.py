@@ -85,10 +85,15 @@ class SummaryAttention(Attention):
             projection = Linear(config.hidden, heads * config.head_dim)
             self.register_module(f"beacon_{name}_proj", projection)
 
-    def forward(self, x_BSD: Tensor, step: Step, table: RopeTable) -> Tensor:
-        """[B, S, D] -> [B, S, D]; of a window only the summaries' keys and values are kept."""
+    def forward(
+        self, x_BSD: Tensor, step: Step, table: RopeTable, queries: int | None = None
+    ) -> Tensor:
+        """[B, S, D] -> [B, S, D]; of a window only the summaries' keys and values are kept.
+
+        `queries`: as of the ordinary attention; a window's rows are all wanted.
+        """
         if not isinstance(step, WindowStep):
-            return super().forward(x_BSD, step, table)
+            return super().forward(x_BSD, step, table, queries)
         rows, cache = step.rows, cast(WindowCache, step.cache)
         visual_BND = x_BSD.index_select(1, rows.visual_N)
         summary_BVD = x_BSD.index_select(1, rows.summary_V)
