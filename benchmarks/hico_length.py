@@ -26,9 +26,9 @@ from typing import Any
 from unittest.mock import patch
 
 import footage
+from hico_arms import clocked
 from hico_checkpoint import Sizes, write_checkpoint
 from hico_length_report import Run, Work, draw, report
-from hico_speed import clocked
 from literal_videochat_flash import Written
 from memory import resident
 from torch import Tensor

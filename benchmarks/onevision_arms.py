@@ -1,8 +1,8 @@
 """LLaVA-OneVision by longtake and by transformers' own class: one folder, the same frames and ids.
 
-Each arm runs in a process of its own. transformers' arm is its class as its documentation uses it:
-pixels of all frames, one video token for each visual token, `generate`. Both arms begin with uint8
-frames of the tower's size. Linux only (it reads /proc).
+Each arm runs in a process of its own (`apart.py`). transformers' arm is its class as its
+documentation uses it: pixels of all frames, one video token for each visual token, `generate`. Both
+arms begin with uint8 frames of the tower's size.
 """
 
 from __future__ import annotations
@@ -10,15 +10,12 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from memory import MIB, resident
+from apart import Bench, Run, measured, serve
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 from video_xl_memory import fill
 
@@ -43,27 +40,6 @@ class Arm:
     frames: int
     pool: str = "model"
     """An option of longtake; "model" for the checkpoint's own."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """One measured process."""
-
-    arm: Arm
-    tokens: int
-    """Visual."""
-    wall: float
-    cpu: float
-    before: int
-    """Resident bytes with the model loaded and used once, and the frames."""
-    peak: int
-    ids: list[int]
-    threads: int
-
-    @property
-    def above(self) -> float:
-        """MiB above the weights."""
-        return (self.peak - self.before) / MIB
 
 
 def noise(num: int, seed: int = 0) -> Frames:
@@ -161,50 +137,21 @@ ARMS: dict[str, type[Longtake] | type[Transformers]] = {
 }
 
 
-def measure(arm: Arm, folder: Path) -> Run:
+def measure(arm: Arm, folder: Path) -> Run[Arm]:
     """Run one arm in this process."""
     worker, frames = ARMS[arm.name](folder / "checkpoint", arm), noise(arm.frames)
     worker.answer(noise(2))  # pages code in
-    before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the highest size is counted anew
-    wall, cpu = time.perf_counter(), time.process_time()
-    ids, tokens = worker.answer(frames)
-    return Run(
-        arm=arm,
-        tokens=tokens,
-        wall=time.perf_counter() - wall,
-        cpu=time.process_time() - cpu,
-        before=before,
-        peak=resident("VmHWM"),
-        ids=ids,
-        threads=torch.get_num_threads(),
-    )
+
+    def told(out: tuple[list[int], int], wall: float) -> tuple[list[int], dict[str, int]]:
+        return out[0], {"tokens": out[1]}
+
+    return measured(arm, lambda: worker.answer(frames), told)
 
 
-def read(line: str) -> Run:
-    """A run from its line."""
-    fields = json.loads(line)
-    return Run(**{**fields, "arm": Arm(**fields["arm"])})
-
-
-def all_runs(arms: list[Arm], pairs: int, folder: Path) -> list[Run]:
-    """Runs of every arm in turn; those that are logged in the folder are not measured again."""
-    log = folder / "runs.jsonl"
-    runs = [read(line) for line in log.read_text().splitlines()] if log.exists() else []
-    for number in range(pairs):
-        for arm in arms:
-            if sum(run.arm == arm for run in runs) > number:
-                continue
-            one = [sys.executable, __file__, str(folder), json.dumps(asdict(arm))]
-            line = subprocess.run(one, check=True, stdout=subprocess.PIPE, text=True).stdout
-            with log.open("a") as file:
-                file.write(line)
-            runs.append(run := read(line))
-            print(
-                f"{arm}: {run.wall:.1f} s, {run.cpu:.1f} s of CPU, {run.above:.0f} MiB", flush=True
-            )
-    return runs
+def bench(folder: Path) -> Bench[Arm]:
+    """These arms, their runs logged in a folder."""
+    return Bench(script=Path(__file__), folder=folder, arm=Arm)
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(measure(Arm(**json.loads(sys.argv[2])), Path(sys.argv[1])))))
+    serve(Arm, measure)

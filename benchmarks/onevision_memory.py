@@ -20,7 +20,8 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-from onevision_arms import HERE, Arm, Run, all_runs, write_checkpoint
+from apart import Run, same_ids
+from onevision_arms import HERE, Arm, bench, write_checkpoint
 from video_xl_speed import machine
 
 from longtake.model import build
@@ -134,7 +135,7 @@ def label(arm: Arm) -> str:
     return arm.name if arm.pool == "model" else f"{arm.name} --pool {arm.pool}"
 
 
-def measured(runs: Sequence[Run]) -> Iterator[str]:
+def measured(runs: Sequence[Run[Arm]]) -> Iterator[str]:
     """Median MiB above weights and frames."""
     yield "| arm | visual tokens | MiB above | of transformers | CPU s |"
     yield "|---" * 5 + "|"
@@ -142,11 +143,11 @@ def measured(runs: Sequence[Run]) -> Iterator[str]:
     for arm in ARMS:
         mine = [run for run in runs if run.arm == arm]
         share, cpu = above[arm] / above[ARMS[0]], median(run.cpu for run in mine)
-        cells = f"{mine[0].tokens:,} | {above[arm]:,.0f} | {share:.1%} | {cpu:.0f}"
+        cells = f"{mine[0].notes['tokens']:,} | {above[arm]:,.0f} | {share:.1%} | {cpu:.0f}"
         yield f"| {label(arm)} | {cells} |"
 
 
-def plot(runs: Sequence[Run], target: Path) -> None:
+def plot(runs: Sequence[Run[Arm]], target: Path) -> None:
     """Bars: the published sizes by formula, beside what was measured in small."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     weights, token = published_sizes()
@@ -185,10 +186,8 @@ def main() -> None:
     options = parser.parse_args()
     if not (options.folder / "checkpoint" / "config.json").exists():
         write_checkpoint(options.folder / "checkpoint", TOWER, TEXT)
-    runs = all_runs(list(ARMS), options.runs, options.folder)
-    plain = {tuple(run.ids) for run in runs if run.arm.pool == "model"}
-    if len(plain) > 1:
-        sys.exit(f"ids differ: {plain}")
+    runs = bench(options.folder).runs(ARMS, options.runs)
+    same_ids([run for run in runs if run.arm.pool == "model"])
     above = [median(run.above for run in runs if run.arm == arm) for arm in ARMS]
     saved = (
         f"Pooling saves {1 - above[2] / above[1]:.0%} of what longtake takes without it, and "

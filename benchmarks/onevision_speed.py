@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
-from onevision_arms import ARMS, HERE, Arm, Run, all_runs, write_checkpoint
+from apart import Run, same_ids
+from onevision_arms import ARMS, HERE, Arm, bench, write_checkpoint
 from video_xl_speed import machine
 
 TOWER = {
@@ -33,14 +34,14 @@ TEXT = {
     "intermediate_size": 1408,
     "vocab_size": 152064,
 }
-MEASURES: dict[str, Callable[[Run], float]] = {
+MEASURES: dict[str, Callable[[Run[Arm]], float]] = {
     "wall s": lambda run: run.wall,
     "CPU s": lambda run: run.cpu,
     "MiB above the weights": lambda run: run.above,
 }
 
 
-def table(runs: Sequence[Run]) -> str:
+def table(runs: Sequence[Run[Arm]]) -> str:
     """Medians, all values in brackets, and how many times longtake's transformers' are."""
     rows = ["| | longtake | transformers | **times** |", "|---" * 4 + "|"]
     for name, value in MEASURES.items():
@@ -61,14 +62,12 @@ def main() -> None:
     if not (options.folder / "checkpoint" / "config.json").exists():
         write_checkpoint(options.folder / "checkpoint", TOWER, TEXT)
     arms = [Arm(name=name, frames=options.frames) for name in ARMS]
-    runs = [run for run in all_runs(arms, options.pairs, options.folder) if run.arm in arms]
-    if len({tuple(run.ids) for run in runs}) > 1:
-        sys.exit("ids differ: " + "; ".join(f"{run.arm.name} {run.ids}" for run in runs))
-    text, first = table(runs), runs[0]
+    runs = bench(options.folder).runs(arms, options.pairs)
+    text, ids = table(runs), same_ids(runs)
     said = (
         f"`{shlex.join(['python', *sys.argv])}` on {machine()}; fp32, {options.frames} frames, "
-        f"{first.tokens} visual tokens. Every run wrote the same 16 ids, "
-        f"{len(set(first.ids))} of them distinct."
+        f"{runs[0].notes['tokens']} visual tokens. Every run wrote the same 16 ids, "
+        f"{len(set(ids))} of them distinct."
     )
     print(text)
     page = f"# LLaVA-OneVision beside transformers' class\n\n{said}\n\n{text}\n"
