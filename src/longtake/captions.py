@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,9 @@ from longtake.errors import OptionError
 from longtake.parts.splice import Piece, entries_within, piece_tokens
 from longtake.types import VisualTokens
 from longtake.video.inputs import Opened, Source, is_still
+
+MOST_SECONDS = 1e9
+"""Thirty years; more is no time in a video."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +37,12 @@ class Caption:
     def __post_init__(self) -> None:
         seconds: object = self.seconds
         text: object = self.text
-        if not isinstance(seconds, int | float) or not math.isfinite(seconds):
+        if not isinstance(seconds, int | float) or not abs(seconds) <= MOST_SECONDS:
             raise OptionError(f"a caption's time must be in seconds, got {seconds!r:.40}")
         if not isinstance(text, str):
             raise OptionError(f"a caption's text must be text, got {text!r:.40}")
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise OptionError(f"a caption's text holds half a character: {text!r:.40}")
 
 
 def in_order(captions: Sequence[Caption]) -> tuple[Caption, ...]:
