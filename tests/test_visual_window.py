@@ -477,7 +477,7 @@ def test_room_and_progress_are_exact(
         eye=system,
         num=11,
         progress=lambda *told: done.append(told),
-        reserve=lambda total, coming: room.append((total, coming)),
+        reserve=lambda total, coming, words: room.append((total, coming)),
     )
     sizes, place = [], 0
     for piece in watching.stream("Look: ", [noise(11), noise(11, seed=1)]):

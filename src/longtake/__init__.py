@@ -11,6 +11,7 @@ from longtake.version import __version__
 
 if TYPE_CHECKING:
     from longtake.api import ask, ask_many, load, watch
+    from longtake.captions import Caption
     from longtake.errors import (
         AnnotationError,
         CapacityError,
@@ -37,6 +38,7 @@ _HOMES = {
     "load_memory": "longtake.store",
     "save_memory": "longtake.store",
     "Batch": "longtake.many",
+    "Caption": "longtake.captions",
     "plan": "longtake.planning",
     "open_video": "longtake.video.decode",
     "Library": "longtake.library",
@@ -62,6 +64,7 @@ __all__ = [
     "Answer",
     "Batch",
     "CapacityError",
+    "Caption",
     "CheckpointError",
     "Frames",
     "Library",

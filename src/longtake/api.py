@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from longtake.captions import Caption
 from longtake.errors import CheckpointError
 from longtake.folder import find, pick_device, pick_dtype
 from longtake.many import answer_together, lined_up
@@ -82,13 +83,15 @@ def watch(
     max_frames: int | Literal["auto"] | None = None,
     start: float | None = None,
     end: float | None = None,
+    captions: Sequence[Caption] = (),
 ) -> Memory:
     """Watch with a model that is loaded once and kept; `ask` continues from what comes out.
 
-    `start`, `end`: only this part of each video, in seconds. Raises what `load` and `System.watch`
-    raise.
+    `start`, `end`: only this part of each video, in seconds; `captions`: words to read between a
+    video's frames. Raises what `load` and `System.watch` raise.
     """
-    return _kept(model).watch(*sources, max_frames=max_frames, start=start, end=end)
+    system = _kept(model)
+    return system.watch(*sources, max_frames=max_frames, start=start, end=end, captions=captions)
 
 
 def ask(

@@ -92,6 +92,8 @@ class Level:
     """Of the last position that is no summary."""
     _chooser: Chooser | None = None
     """Of the visual being read; each begins anew."""
+    _visual: int | None = None
+    """Which one that is; words may stand between its stretches."""
     _ends: list[Tensor] = field(default_factory=list)
     """Of the visual being read: the last visual token of each summary."""
     _read: int = 0
@@ -110,7 +112,8 @@ class Level:
         `ratio`: instead of the chooser's; such a window stands for itself, nothing is carried.
         """
         raw, carried = len(features_ND), self._carried if ratio is None else 0
-        self._chooser = self._chooser or self.ratios.chooser(self.expected)
+        if self._chooser is None or visual != self._visual:
+            self._chooser, self._visual = self.ratios.chooser(self.expected), visual
         chosen = self._chooser.ratio(raw) if ratio is None else ratio
         plan = Plan.after(carried, raw, chosen, self.place)
         past, rows = self.cache.get_seq_length(), plan.is_summary()
@@ -125,9 +128,9 @@ class Level:
         self._read, self._carried = self._read + raw, plan.left if ratio is None else 0
 
     def close(self, frames: Sequence[tuple[int, float]], visual: int) -> None:
-        """End a visual of frames (tokens, seconds): note which summaries stand for which frame.
+        """End a visual, or a stretch of one: note which summaries stand for which frame.
 
-        A summary belongs to the frame of its last visual token.
+        `frames`: tokens and seconds. A summary belongs to the frame of its last visual token.
         """
         ends = torch.cat(self._ends)
         if not len(ends):
@@ -142,7 +145,7 @@ class Level:
             Entry(start=start, stop=stop, seconds=seconds, visual=visual)
             for start, stop, (_, seconds) in zip(places, places[1:], frames, strict=False)
         ]
-        self._ends, self._read, self._carried, self._chooser = [], 0, 0, None
+        self._ends, self._read, self._carried = [], 0, 0
 
 
 @dataclass(kw_only=True)

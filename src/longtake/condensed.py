@@ -54,10 +54,10 @@ class Condensed(Llava):
             return coarse
         return min(fine, max(coarse, int(self.fine.budget / self.row_bytes())))
 
-    def make_room(self, cache: GrowingCache, total: int, coming: int) -> None:
+    def make_room(self, cache: GrowingCache, total: int, coming: int, words: int = 0) -> None:
         """Room for each copy, and for the window that is being read behind it."""
         held, window = cache.get_seq_length(), self.window_room(coming)
-        coarse, fine = (held + rows for rows in self.copies(coming, total))
+        coarse, fine = (held + words + rows for rows in self.copies(coming, total))
         if isinstance(cache, TwoLevelCache) and self.fine is not None:
             check_budget(round(coarse * self.row_bytes()), self.fine)
             cache.fine.reserve(fine + window)

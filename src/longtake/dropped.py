@@ -178,10 +178,10 @@ class Dropped(System):
             most = max(most, going, held + left * width)
         return most
 
-    def make_room(self, cache: GrowingCache, total: int, coming: int) -> None:
+    def make_room(self, cache: GrowingCache, total: int, coming: int, words: int = 0) -> None:
         """Room for what each layer will hold, a question's included, and for what waits."""
         if not isinstance(cache, StagedCache):
-            super().make_room(cache, total, coming)
+            super().make_room(cache, total, coming, words)
             return
         sizes, dtype = self.config.decoder, self.model.compute_dtype
         each = kv_bytes_per_token(1, sizes.kv_heads, sizes.head_dim, dtype)

@@ -132,8 +132,10 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json")
 class Tokenizer(Protocol):
     """What a system asks of a tokenizer."""
 
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Token ids of a text."""
+    def encode(
+        self, text: str, *, add_special_tokens: bool, split_special_tokens: bool = False
+    ) -> list[int]:
+        """Token ids of a text; `split_special_tokens`: none of them is a special token's."""
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         """Text of token ids."""
@@ -148,7 +150,9 @@ class Wordless:
 
     vocab: int
 
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+    def encode(
+        self, text: str, *, add_special_tokens: bool, split_special_tokens: bool = False
+    ) -> list[int]:
         """A token for each word, run of digits or mark, and of a word for each 8 letters."""
         words = re.findall(r"<\|\w+\|>|[^\W\d_]{1,8}|\d|[^\w\s]|\n+", text)
         return [0] * len(words)

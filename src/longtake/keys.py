@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,6 +23,7 @@ def key_of(digest: str, system: System, settings: Settings) -> str:
     frames = system.frames if settings.max_frames is None else settings.max_frames
     part = (settings.start, settings.end)
     said = [digest, system.fingerprint, weights_of(system), words(system.sample), frames, *part]
+    said += [settings.captions] if settings.captions else []
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
 
 
@@ -56,6 +57,7 @@ def describe(
     memory: Memory, system: System, settings: Settings, video: VideoIdentity, name: str
 ) -> Stored:
     """What a library tells of a memory that has no file yet."""
+    settings = replace(settings, captions=memory.captions)
     seconds, stats, now = sum(memory.durations), memory.stats, datetime.now(UTC)
     watched = length_of(seconds, settings)
     return Stored(

@@ -15,11 +15,12 @@ from typing import Protocol
 
 from torch import Tensor
 
+from longtake.captions import Between, Caption
 from longtake.errors import OptionError
-from longtake.parts.splice import Piece, piece_tokens, visual_count
+from longtake.parts.splice import Piece, patches_of, piece_tokens, visual_count
 from longtake.types import Frames, VisualTokens
 from longtake.video.decode import Video
-from longtake.video.inputs import Held, Opened, Source, is_still, opened_source
+from longtake.video.inputs import Held, Opened, Source, is_still, opened_source, times_of
 from longtake.video.prefetch import ahead
 from longtake.video.sample import Footage, Sampler, part_of
 
@@ -96,6 +97,9 @@ class Eye(Protocol):
     def tokens(self, text: str) -> tuple[int, ...]:
         """Token ids of a stretch of prompt."""
 
+    def words(self, text: str) -> tuple[int, ...]:
+        """Token ids of words in which nothing is a special token."""
+
 
 class Following(Protocol):
     """What is known of a stream while it is read."""
@@ -126,8 +130,10 @@ class Reader:
     num: int
     """Frames wanted of each video."""
     progress: Progress
-    reserve: Callable[[int, int], None] = lambda total, coming: None
-    """Told, before a video's first token, how many there will be in all and how many of it."""
+    reserve: Callable[[int, int, int], None] = lambda total, coming, words: None
+    """Told, before a video's first visual token, how many there will be in all, of it, between."""
+    captions: Sequence[Caption] = ()
+    """What is read between the frames of each video."""
     part: tuple[float | None, float | None] = (None, None)
     """Seconds of each video between which frames are sampled; None is its beginning or end."""
     durations: list[float] = field(default_factory=list)
@@ -158,10 +164,15 @@ class Reader:
         for number, source in enumerate(sources):
             if number:
                 yield self._text(self.lead)
-            for tokens in self._tokens(source, alone):
-                self.visual += len(tokens.features_ND)
-                yield self._placed(replace(tokens, visual=number))
+            piece: Piece = ()
+            for piece in self._pieces(source, alone):
+                if isinstance(piece, VisualTokens):
+                    self.visual += len(piece.features_ND)
+                    piece = replace(piece, visual=number)
+                yield self._placed(piece)
             self.lead = self.eye.follow(self.shown, last=number + 1 == len(sources))
+            if not isinstance(piece, VisualTokens):  # words that ended with a newline
+                self.lead = self.lead.removeprefix("\n")
 
     def foreseen(self, sources: Sequence[Source | Opened]) -> tuple[int, int]:
         """Visual tokens of all sources, separators aside, and as many as without a pooling.
@@ -198,7 +209,7 @@ class Reader:
         self.place += piece_tokens(piece)
         return piece
 
-    def _tokens(self, source: Source | Opened, alone: bool) -> Iterator[VisualTokens]:
+    def _pieces(self, source: Source | Opened, alone: bool) -> Iterator[Piece]:
         with opened_source(source) as opened:
             if not isinstance(opened, Tensor):
                 yield from self._video(opened)
@@ -210,10 +221,11 @@ class Reader:
             self.shown = Shown(frames=1, seconds=None)
             yield tokens
 
-    def _video(self, video: Video | Held) -> Iterator[VisualTokens]:
+    def _video(self, video: Video | Held) -> Iterator[Piece]:
         self.expected = 0
         footage = self.footage(video)
         indices = list(self.eye.sample(footage, self.num))
+        between = Between.of(self.captions, times_of(video, indices), self.eye.words)
         self.shown = Shown(frames=len(indices), seconds=footage.seconds)
         begins, whole = max(0.0, self.part[0] or 0.0), footage.asked_seconds is None
         self.durations.append(video.duration if whole else begins + footage.seconds)
@@ -221,12 +233,14 @@ class Reader:
         before, start = self.frames, self.place
         with ahead(self._fitted(frames)) as fitted:
             seen = self._counted(self.eye.see(fitted))
-            for tokens in self.eye.arrange(self.eye.compress(seen)):
-                if not self.expected:
-                    coming = self.eye.arranged(len(indices)) or as_begun(tokens, len(indices))
-                    self.expected = start + coming
-                    self.reserve(self.expected, coming)
-                yield tokens
+            visual = self.eye.arrange(between.cut(self.eye.compress(seen)))
+            for piece in between.merged(visual):
+                if isinstance(piece, VisualTokens) and not self.expected:
+                    coming = self.eye.arranged(len(indices)) or as_begun(piece, len(indices))
+                    words = between.tokens(piece.span)
+                    self.expected = start + coming + words
+                    self.reserve(self.expected, coming, words)
+                yield piece
                 # a last clip may have been filled up
                 self.frames = min(self.frames, before + len(indices))
                 self.progress("encode", self.frames - before, len(indices))
@@ -234,6 +248,10 @@ class Reader:
         if (came := self.frames - before) < len(indices):
             self.warnings.append(f"{came} of {len(indices)} frames came; the rest is missing")
             self.shown = replace(self.shown, frames=came)
+
+    def times(self, video: Video | Held) -> tuple[float, ...]:
+        """When the frames that will be looked at are shown, in seconds."""
+        return times_of(video, self.eye.sample(self.footage(video), self.num))
 
     def footage(self, video: Video | Held) -> Footage:
         """What is to be watched of a video."""
@@ -277,8 +295,3 @@ def as_begun(tokens: VisualTokens, frames: int) -> int:
     """Tokens of a video of so many frames if all are like the first of them."""
     each = len(tokens.features_ND) / len(tokens.counts)
     return round(each * -(-frames // tokens.span))
-
-
-def patches_of(tokens: VisualTokens) -> int:
-    """Tower tokens that went into these."""
-    return len(tokens.features_ND) if tokens.patches is None else tokens.patches

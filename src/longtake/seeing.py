@@ -107,6 +107,11 @@ class Seeing:
         """Token ids of a stretch of prompt."""
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
 
+    def words(self, text: str) -> tuple[int, ...]:
+        """Token ids of somebody's words, in which nothing is a special token."""
+        ids = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        return tuple(ids)
+
     def embed_text(self, text: str) -> Tensor:
         """A stretch of prompt, embedded: [S, D]."""
         return self.model.embed(torch.tensor(self.tokens(text), device=self.model.device)).detach()

@@ -32,7 +32,17 @@ from longtake.sealed import Part, Sealed, write_sealed
 from longtake.staged_file import staged_cache, staged_header, staged_tensors
 from longtake.types import Entry, KVCache, Memory, Stats, Window
 
-KEPT = ("length", "durations", "system", "fingerprint", "ids", "lead", "depth", "target")
+KEPT = (
+    "length",
+    "durations",
+    "system",
+    "fingerprint",
+    "ids",
+    "lead",
+    "depth",
+    "target",
+    "captions",
+)
 """Plain fields of a memory."""
 LAYER = re.compile(r"(fine\.)?[0-9]+\.(keys|values)(\.codes|\.middle|\.step)?")
 """Names of a layer's keys and values."""
@@ -214,6 +224,7 @@ def memory_of(header: Mapping[str, Any], tensors: dict[str, Tensor]) -> Memory:
         lead=plain["lead"],
         depth=plain["depth"],
         target=plain["target"],
+        captions=plain.get("captions", ""),  # files of before have none
         windows=windows,
         stats=replace(stats, warnings=tuple(stats.warnings)),
     )

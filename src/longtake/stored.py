@@ -41,6 +41,8 @@ class Settings:
     """Only from this second on."""
     end: float | None = None
     """Only until this second."""
+    captions: str = ""
+    """`Memory.captions`: what was read between the frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +112,8 @@ def about_of(stored: Stored) -> dict[str, Any]:
     """What a file's header says; when it was last used, and its size, the file itself tells."""
     said = asdict(stored)
     del said["last_used"], said["bytes"]
+    if not stored.settings.captions:  # so that earlier versions can read it
+        del said["settings"]["captions"]
     said["created"] = stored.created.isoformat()
     said["thumbnails"] = [
         {"seconds": one.seconds, "jpeg": base64.b64encode(one.jpeg).decode()}

@@ -72,7 +72,7 @@ def survey(
         eye=eye,
         num=frames_wanted(max_frames or system.frames),
         progress=progress,
-        reserve=lambda total, coming: None,
+        reserve=lambda total, coming, words: None,
     )
     seen = Seen()
     with closing(reader.stream("", [video])) as stream:

@@ -20,6 +20,7 @@ from typing import Any, Literal, Self
 
 from longtake.answering import continuable
 from longtake.asking import Asking
+from longtake.captions import Caption, digest_of, readable, tokens_of
 from longtake.engine import memory_errors, read_pieces
 from longtake.errors import OptionError, PromptError
 from longtake.extend import VisualWindow, extended, positioned, visual_window
@@ -53,21 +54,26 @@ class System(Asking, Weighing):
         max_frames: int | Literal["auto"] | None = None,
         start: float | None = None,
         end: float | None = None,
+        captions: Sequence[Caption] = (),
         progress: Progress | None = None,
     ) -> Memory:
         """Read videos and images once; the memory answers any number of questions.
 
         `max_frames`: frames sampled from each video, by the published rule, or "auto": as many as
-        fit (`choice`); `start`, `end`: only from this part, in seconds. Raises OptionError,
-        VideoError, and CapacityError before anything is decoded if it cannot fit.
+        fit (`choice`); `start`, `end`: only from this part, in seconds; `captions`: words to read
+        between the frames of one video, all of them, in the order of their times. Raises
+        OptionError, VideoError, and CapacityError before anything is decoded if it cannot fit.
         """
         wanted = self.frames if max_frames in (None, "auto") else frames_wanted(max_frames)
         if not sources:
             raise PromptError("there is nothing to watch; give a video or an image")
+        captions = readable(captions, sources, self.no_captions)
         began, cache = time.perf_counter(), self.new_cache()
         reserve = partial(self.make_room, cache)
         part, shown = (start, end), progress or quiet
-        reader = Reader(eye=self, num=wanted, part=part, progress=shown, reserve=reserve)
+        reader = Reader(
+            eye=self, num=wanted, part=part, progress=shown, reserve=reserve, captions=captions
+        )
         with memory_errors(), ExitStack() as opened:
             sources = tuple(opened.enter_context(opened_video(source)) for source in sources)
             if (fitting := self.fitting(sources, reader)) is not None:
@@ -88,7 +94,12 @@ class System(Asking, Weighing):
             warnings=(*reader.warnings, *system.beyond_training(cache.get_seq_length())),
         )
         memory = self._memory(reading, cache, tuple(reader.durations), stats)
-        return replace(memory, lead=reader.lead, target=target)
+        return replace(memory, lead=reader.lead, target=target, captions=digest_of(captions))
+
+    @property
+    def no_captions(self) -> str:
+        """Why it cannot read captions between frames; empty if it can."""
+        return ""
 
     def fitting(self, sources: Sequence[Source | Opened], reader: Reader) -> Fitting | None:
         """What weighs videos against the device; None where only seeing tells how much they are."""
@@ -101,7 +112,7 @@ class System(Asking, Weighing):
             reels=reels,
             place=Place(device=device.type, weights=self.model.dtype),
             free=free_bytes(device),
-            text=len(self.tokens(self.template.head())),
+            text=len(self.tokens(self.template.head())) + tokens_of(reader.captions, self.words),
             question=QUESTION,
         )
 

@@ -272,6 +272,8 @@ class Memory:
     """How it was condensed, where it was."""
     lead: str = "\n"
     """Text between the last visual and the first question's words."""
+    captions: str = ""
+    """Digest of what was read between its video's frames; empty: nothing was."""
     target: int = 0
     """Visual tokens that its positions are stretched for (`System.scaled`); 0 if they are not."""
     stats: Stats = field(default_factory=Stats)

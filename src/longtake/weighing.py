@@ -130,8 +130,11 @@ class Weighing(Seeing):
             return 0
         return unpacked_bytes(rows, decoder.kv_heads, decoder.head_dim, place.dtype)
 
-    def make_room(self, cache: GrowingCache, total: int, coming: int) -> None:
-        """Reserve what `coming` visual tokens take, the last of `total`, or raise CapacityError."""
+    def make_room(self, cache: GrowingCache, total: int, coming: int, words: int = 0) -> None:
+        """Reserve what `coming` visual tokens take, the last of `total`, or raise CapacityError.
+
+        `words`: tokens of text that stand between them.
+        """
         require_room(self.model, total, held=cache.get_seq_length())
         cache.reserve(total)
 

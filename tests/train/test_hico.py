@@ -193,7 +193,9 @@ def test_plain_text_is_visual_caption_newline() -> None:
 class Split:
     """A tokenizer that writes a newline with two tokens."""
 
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+    def encode(
+        self, text: str, *, add_special_tokens: bool, split_special_tokens: bool = False
+    ) -> list[int]:
         return [0] * 2 if text == "\n" else [1]
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:

@@ -22,7 +22,7 @@ from longtake.flags import (
     frame_count,
     spread,
 )
-from longtake.terminal import bars, note
+from longtake.terminal import bars, note, say
 
 if TYPE_CHECKING:
     from longtake.evaluate.plan import Plan
@@ -55,7 +55,8 @@ StyleName = Annotated[
     typer.Option(
         metavar="NAME",
         help="Whose prompts and way of reading answers: official, lmms-eval, longva, video-xl, "
-        "videochat-flash.  [default: the model's own]",
+        "videochat-flash; of longvideobench also official-together and lmms-eval-together.  "
+        "[default: the model's own]",
     ),
 ]
 Limit = Annotated[
@@ -193,6 +194,9 @@ def prepared(
         frames=frames or chosen.frames,
         subtitles=subtitles,
     )
+    if asking.place not in (None, chosen.place):
+        what = "subtitles stand together behind the video"
+        say(f"{system.no_captions}; {what}", kind="warning")
     return name, asking
 
 
@@ -241,6 +245,7 @@ def header_of(system: System, asking: Asking, condensing: Condensing) -> dict[st
     shaping.pop("cancelled")
     return {
         "subtitles": asking.subtitles is not None,
+        "subtitle_place": asking.place,
         "prompts": asdict(asking.style),
         "frames": asking.frames or system.frames,
         **about(system, condensing.given()),

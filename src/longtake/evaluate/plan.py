@@ -97,11 +97,20 @@ def with_subtitles(task: Task, plan: Plan, folder: Path) -> Plan:
 
 
 def _showings(asked: Sequence[tuple[Example, Path]]) -> tuple[Showing, ...]:
-    groups: dict[tuple[Path, float | None, float | None, int], list[Example]] = {}
-    for example, path in asked:
-        key = (path, example.start, example.end, example.rate)
-        groups.setdefault(key, []).append(example)
+    groups: dict[tuple[object, ...], list[tuple[Example, Path]]] = {}
+    for one, path in asked:
+        # subtitles may be a part of what is watched
+        said = (one.subtitles, one.duration, one.offset)
+        key = (path, one.start, one.end, one.rate, *said)
+        groups.setdefault(key, []).append((one, path))
     return tuple(
-        Showing(video=path, start=start, end=end, rate=rate, examples=tuple(examples))
-        for (path, start, end, rate), examples in groups.items()
+        Showing(
+            video=path,
+            start=first.start,
+            end=first.end,
+            rate=first.rate,
+            examples=tuple(one for one, _ in members),
+        )
+        for members in groups.values()
+        for first, path in members[:1]
     )

@@ -8,7 +8,7 @@ and Video-XL were made with it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from longtake.errors import OptionError
@@ -28,11 +28,13 @@ class Style:
     read: str
     """Name of the way answers are read (`reading.READERS`)."""
     with_subtitles: str = ""
-    """The words where there are subtitles; empty: they cannot be shown."""
+    """The words where subtitles stand behind the video; empty: they cannot."""
     option: str = "{letter}. {text}"
     """How one option is written; each ends its line."""
     subtitles: Literal["all", "sampled"] = "all"
     """Which subtitles are shown: all, or those of the sampled frames."""
+    place: Literal["behind", "between"] = "behind"
+    """Where subtitles stand: all behind the video, or each between the frames it was shown with."""
     no_subtitles: str = ""
     """What is shown instead of subtitles of a video that has none, in a run with subtitles."""
     system: str = ""
@@ -141,13 +143,13 @@ MLVU = {
         frames=512,
     ),
 }
-# the originals put subtitles between the frames; here they stand before the question
-LONGVIDEOBENCH = {
+SUBTITLES_BETWEEN = {
     "official": Style(
         ask=f"Question: {{question}}\n{{options}}\n{LETTER_ONLY}",
         with_subtitles=f"{{subtitles}}\nQuestion: {{question}}\n{{options}}\n{LETTER_ONLY}",
         read="last-letter",
         subtitles="sampled",
+        place="between",
         max_new_tokens=32,
     ),
     "lmms-eval": Style(
@@ -155,8 +157,12 @@ LONGVIDEOBENCH = {
         with_subtitles=f"{{subtitles}}\n{{question}}\n{{options}}\n{LETTER_ONLY}\n",
         read="last-letter",
         subtitles="sampled",
+        place="between",
         max_new_tokens=32,
     ),
+}
+LONGVIDEOBENCH = {
+    **SUBTITLES_BETWEEN,
     "videochat-flash": Style(
         ask=f"{{question}}\n{{options}}\n{LETTER_ONLY}\n",
         with_subtitles=f" {LISTED_BELOW} \n{{subtitles}}.\n Select the best answer to the "
@@ -169,6 +175,10 @@ LONGVIDEOBENCH = {
         max_new_tokens=32,
         frames=512,
     ),
+    **{
+        f"{name}-together": replace(style, place="behind")
+        for name, style in SUBTITLES_BETWEEN.items()
+    },
 }
 LVBENCH = {
     "official": Style(

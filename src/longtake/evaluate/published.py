@@ -110,13 +110,13 @@ def _flash() -> tuple[Published, ...]:
             if task == "charades-sta" and model.endswith("7B_res448"):
                 scores["R1@0.5"] = 53.1
             frames = 640 if task == "lvbench" else 512
-            between = ", subtitles between them" if task == "longvideobench" else ""
+            where = ", subtitles behind them" if task == "longvideobench" else ""
             rows.append(
                 Published(
                     task=task,
                     system="videochat_flash",
                     model=model,
-                    setting=f"at most {frames} frames{between}",
+                    setting=f"at most {frames} frames{where}",
                     source=FLASH,
                     scores=scores,
                     subtitles=bool(subtitles) or task == "longvideobench",

@@ -12,8 +12,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from torch import Tensor
+
+from longtake.captions import Caption
 from longtake.errors import LongtakeError, StoreError
 from longtake.evaluate.header import identity_of
 from longtake.evaluate.plan import Plan, Showing
@@ -26,12 +29,14 @@ from longtake.evaluate.subtitles import (
     read_cues,
     shown_around,
     shown_at,
+    shown_between,
 )
 from longtake.evaluate.tasks import Example, Task
 from longtake.evaluate.videos import frames_as_video
-from longtake.reader import Progress, quiet
+from longtake.reader import Progress, Reader, quiet
 from longtake.system import System
 from longtake.types import Memory, Options
+from longtake.video.inputs import Opened, opened_source
 from longtake.video.sample import Footage, uniform
 
 ASKED = "questions"
@@ -49,6 +54,13 @@ class Asking:
     """Frames of each video; None: the model's own number."""
     subtitles: Path | None = None
     """Folder of the subtitles; None: questions are asked without."""
+
+    @property
+    def place(self) -> Literal["behind", "between"] | None:
+        """Where subtitles stand; a system that reads none between frames has them behind."""
+        if self.subtitles is None:
+            return None
+        return "behind" if self.system.no_captions else self.style.place
 
 
 def styled(system: System, style: Style) -> System:
@@ -99,12 +111,13 @@ def answers(
     if not left:
         return
     try:
-        with opened(showing) as video:
+        with opened(showing) as path, opened_source(path) as video:
             memory = asking.system.watch(
                 video,
                 max_frames=asking.frames,
                 start=showing.start,
                 end=showing.end,
+                captions=captions_for(showing, video, asking),
                 progress=progress,
             )
     except LongtakeError as error:
@@ -117,6 +130,20 @@ def answers(
             yield row | answered(task, example, memory, asking)
         except LongtakeError as error:
             yield row | failed(error)
+
+
+def captions_for(showing: Showing, video: Opened, asking: Asking) -> tuple[Caption, ...]:
+    """What is read between a video's frames. Raises AnnotationError for a file that cannot be."""
+    if asking.subtitles is None or asking.place != "between" or isinstance(video, Tensor):
+        return ()
+    example, system = showing.examples[0], asking.system
+    file = file_in(asking.subtitles, example.subtitles)
+    if file is None:
+        return ()
+    part, frames = (showing.start, showing.end), asking.frames or system.frames
+    reader = Reader(eye=system, num=frames, part=part, progress=quiet)
+    cues = read_cues(file, example.duration, example.offset)
+    return shown_between(cues, reader.times(video))
 
 
 @contextmanager
@@ -161,12 +188,14 @@ def failed(error: LongtakeError) -> dict[str, Any]:
 
 
 def subtitles_for(example: Example, memory: Memory, asking: Asking) -> tuple[str, bool]:
-    """What is said of a video's subtitles, and whether any were there to be shown.
+    """What is said of subtitles behind a video, and whether any were there to be shown.
 
     Raises AnnotationError for a file that cannot be read.
     """
     if asking.subtitles is None:
         return "", False
+    if asking.place == "between":
+        return "", bool(memory.captions)
     file = file_in(asking.subtitles, example.subtitles)
     if file is None:
         return asking.style.no_subtitles, False

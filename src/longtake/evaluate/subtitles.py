@@ -1,12 +1,14 @@
-"""Subtitles of Video-MME (.srt) and LongVideoBench (.json), and which of them are shown."""
+"""Subtitles of Video-MME (.srt) and LongVideoBench (.json), which of them are shown, and where."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from longtake.captions import Caption
 from longtake.errors import AnnotationError
 from longtake.evaluate.annotations import Row, parsed
 
@@ -118,20 +120,30 @@ def all_of(cues: Sequence[Cue]) -> str:
 
 
 def shown_around(cues: Sequence[Cue], seconds: Sequence[float]) -> str:
-    """Text of the subtitles that LongVideoBench's rule shows with frames of these times.
+    """Text of the subtitles that LongVideoBench's rule shows with frames of these times."""
+    return "\n".join(cue.text for cue in cues if is_around(cue, seconds))
 
-    The original puts each between the frames; here all stand behind the video, which is watched
-    once for all its questions.
+
+def shown_between(cues: Sequence[Cue], seconds: Sequence[float]) -> tuple[Caption, ...]:
+    """The same where the original has them: each behind the frames up to its middle.
+
+    They stay in the file's order: none stands before one, shown or not, that the file has earlier.
     """
-    lines = []
+    captions, latest = [], -math.inf
     for cue in cues:
-        start, end = cue.start, cue.end
-        if end - start < SHORTEST:
-            middle = (start + end) / 2
-            start, end = middle - SHORTEST / 2, middle + SHORTEST / 2
-        if any(start < time < end for time in seconds):
-            lines.append(cue.text)
-    return "\n".join(lines)
+        latest = max(latest, (cue.start + cue.end) / 2)
+        if is_around(cue, seconds):
+            captions.append(Caption(seconds=latest, text=cue.text))
+    return tuple(captions)
+
+
+def is_around(cue: Cue, seconds: Sequence[float]) -> bool:
+    """Whether LongVideoBench's rule shows a subtitle with frames of these times."""
+    start, end = cue.start, cue.end
+    if end - start < SHORTEST:
+        middle = (start + end) / 2
+        start, end = middle - SHORTEST / 2, middle + SHORTEST / 2
+    return any(start < time < end for time in seconds)
 
 
 def even_times(duration: float, frames: int) -> list[float]:

@@ -89,6 +89,21 @@ def first_features(tokens: VisualTokens, limit: int) -> VisualTokens:
     return replace(tokens, features_ND=tokens.features_ND[:limit], counts=counts)
 
 
+def entries_within(tokens: VisualTokens, first: int, stop: int) -> VisualTokens:
+    """Some of the entries, in order; separators that are in no entry's place go with the last."""
+    start, end = sum(tokens.counts[:first]), sum(tokens.counts[:stop])
+    whole, patches = len(tokens.counts), tokens.patches
+    return replace(
+        tokens,
+        features_ND=tokens.features_ND[start:end],
+        counts=tokens.counts[first:stop],
+        seconds=tokens.seconds[first:stop],
+        class_TD=None if tokens.class_TD is None else tokens.class_TD[first:stop],
+        patches=None if patches is None else patches * stop // whole - patches * first // whole,
+        newlines=tokens.newlines if stop == whole else 0,
+    )
+
+
 def visual_of(piece: Piece) -> int | None:
     """Which visual a piece belongs to; None for text."""
     return piece.visual if isinstance(piece, VisualTokens) else None
@@ -104,6 +119,11 @@ def visual_count(piece: Piece) -> int:
     if not isinstance(piece, VisualTokens):
         return 0
     return max(0, len(piece.features_ND) - piece.newlines)
+
+
+def patches_of(tokens: VisualTokens) -> int:
+    """Tower tokens that went into these."""
+    return len(tokens.features_ND) if tokens.patches is None else tokens.patches
 
 
 def rechunk(stream: Iterator[Tensor], sizes: Iterator[int]) -> Iterator[Tensor]:

@@ -132,6 +132,11 @@ class VideoChatFlash(Dropped):
             return "\n"
         return f"\n{time_message(shown.seconds, shown.frames)} "
 
+    @property
+    def no_captions(self) -> str:
+        """A video from which tokens are dropped is one stretch of rows."""
+        return "" if self.drop is None else f"{self.name} with drop reads a video as one stretch"
+
     # -- what it remembers ------------------------------------------------------------------------
 
     def variant(self, **options: Any) -> VideoChatFlash:

@@ -41,18 +41,22 @@ class Held:
         return (self.frames - 1) / span if span > 0.0 else 0.0
 
     @property
+    def seconds_T(self) -> Tensor:
+        """Presentation time of every frame from the first one, float64."""
+        return self.held.seconds_T - self.held.seconds_T[0]
+
+    @property
     def duration(self) -> float:
         """Seconds to the end of the last frame, which lasts as long as the one before it."""
-        return last_end((self.held.seconds_T - self.held.seconds_T[0]).tolist())
+        return last_end(self.seconds_T.tolist())
 
     def read(self, indices: Sequence[int], *, chunk: int = 16) -> Iterator[Frames]:
         """The frames at these indices, `chunk` at a time, timed from the first frame."""
-        first = self.held.seconds_T[0]
         for start in range(0, len(indices), chunk):
             part = list(indices[start : start + chunk])
             yield Frames(
                 pixels_TCHW=self.held.pixels_TCHW[part],
-                seconds_T=self.held.seconds_T[part] - first,
+                seconds_T=self.seconds_T[part],
                 index_T=self.held.index_T[part],
             )
 
@@ -62,6 +66,11 @@ class Held:
 
 Opened = Video | Held | Tensor
 """A video to sample from, or a still image uint8 [3, H, W]."""
+
+
+def times_of(video: Video | Held, indices: Sequence[int]) -> tuple[float, ...]:
+    """When frames are shown, in seconds from the video's start."""
+    return tuple(video.seconds_T[list(indices)].tolist())
 
 
 def last_end(seconds: Sequence[float]) -> float:
