@@ -345,6 +345,9 @@ def test_user_mistakes() -> None:
         system.ask(dataclasses.replace(memory, fingerprint="0"), QUESTION)
     with pytest.raises(PromptError, match="leave <image> out"):
         system.ask(memory, "<image>\nWhat?")
+    for asked in ({"question": "a\ud800"}, {"question": "a", "history": [("\udfff", "b")]}):
+        with pytest.raises(PromptError, match=r"half a character is in '.*\\ud"):
+            system.ask(memory, **asked)  # type: ignore[arg-type]
     with pytest.raises(PromptError, match="pairs of texts"):
         system.ask(memory, QUESTION, history=[{"role": "user", "content": "x"}])  # type: ignore[list-item]
     with pytest.raises(VideoError, match="0 frames"):

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from longtake.errors import OptionError
+from longtake.parts.chat import half_characters
 from longtake.parts.splice import Piece, entries_within, piece_tokens
 from longtake.types import VisualTokens
 from longtake.video.inputs import Opened, Source, is_still
@@ -41,7 +42,7 @@ class Caption:
             raise OptionError(f"a caption's time must be in seconds, got {seconds!r:.40}")
         if not isinstance(text, str):
             raise OptionError(f"a caption's text must be text, got {text!r:.40}")
-        if any("\ud800" <= letter <= "\udfff" for letter in text):
+        if half_characters(text):
             raise OptionError(f"a caption's text holds half a character: {text!r:.40}")
 
 

@@ -62,5 +62,13 @@ def check_words(question: str, history: Sequence[Turn]) -> None:
         pair = not isinstance(turn, dict) and len(turn) == 2
         if not pair or not all(isinstance(words, str) for words in turn):
             raise PromptError("history must be pairs of texts, (question, answer), in order")
-    if any(PLACEHOLDER in words for words in (question, *(w for turn in history for w in turn))):
+    said = (question, *(words for turn in history for words in turn))
+    if broken := next((words for words in said if half_characters(words)), None):
+        raise PromptError(f"half a character is in {broken!r:.60}; take it out")
+    if any(PLACEHOLDER in words for words in said):
         raise PromptError(f"leave {PLACEHOLDER} out: the visuals stand before the question already")
+
+
+def half_characters(words: str) -> bool:
+    """Whether there are surrogates, which are no text: tokenizers refuse them."""
+    return any("\ud800" <= letter <= "\udfff" for letter in words)
