@@ -513,7 +513,7 @@ def test_a_failed_write_leaves_the_old_file(
         ({"ratio": 0}, "whole numbers from 1"),
         ({"mix": "random"}, "mix 'random' is unknown; choose step-random"),
         ({"window": 0}, "window must be a whole number from 1"),
-        ({"place": "front"}, "choose interleave or append"),
+        ({"place": "front"}, "choose interleave, append"),
         ({"average_ratio": 8}, "average_ratio needs dynamic"),
         ({"dynamic": True, "longest": 0}, "intervals of 1 to 0 frames"),
         ({"dynamic": True, "average_ratio": 0}, "average ratio must be 1 or more"),

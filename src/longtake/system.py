@@ -20,6 +20,7 @@ from typing import Any, Literal, Self
 
 from longtake.answering import continuable
 from longtake.asking import Asking
+from longtake.choices import KV, check_choice
 from longtake.engine import memory_errors, read_pieces
 from longtake.errors import OptionError, PromptError
 from longtake.extend import VisualWindow, extended, positioned, visual_window
@@ -27,7 +28,7 @@ from longtake.fitting import Choice, Fitting, reels_of
 from longtake.needs import QUESTION, Place
 from longtake.parts.cache import GrowingCache
 from longtake.parts.chat import Turn, check_words
-from longtake.parts.quantise import BITS, quantised
+from longtake.parts.quantise import quantised
 from longtake.parts.splice import Piece, first_tokens, piece_tokens, visual_count
 from longtake.reader import Following, Known, Progress, Reader, frames_wanted, quiet
 from longtake.room import free_bytes
@@ -149,8 +150,7 @@ class System(Asking, Weighing):
         A memory answers only the variant that made it, but for options that shape no memory.
         """
         kv = options.pop("kv", self.kv)
-        if kv not in ("full", *BITS):
-            raise OptionError(f"kv {kv!r} is unknown; choose full, {', '.join(BITS)}")
+        check_choice("kv", kv, KV)
         said = options.pop("extend", None)
         for name in options:
             raise OptionError(f"{self.name} has no option {name!r}")

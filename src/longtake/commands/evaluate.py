@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from longtake.commands.common import loaded
+from longtake.commands.first import check_answering, check_model
 from longtake.errors import AnnotationError, OptionError
 from longtake.flags import (
     Answering,
@@ -22,6 +23,7 @@ from longtake.flags import (
     frame_count,
     spread,
 )
+from longtake.places import check_results
 from longtake.terminal import bars, note
 
 if TYPE_CHECKING:
@@ -117,6 +119,9 @@ def evaluate(
     from longtake.evaluate.benchmarks import open_benchmark
     from longtake.evaluate.prompts import check_style
 
+    if predictions is None:
+        check_answering(answering)
+        check_model(model, loading, condensing)
     benchmark = open_benchmark(task, annotations)
     check_style(task, style)
     if predictions is not None:
@@ -222,14 +227,11 @@ def slug(model: str) -> str:
 
 
 def check_folder(folder: Path, resume: bool) -> None:
-    """Make the folder of results. Raises OptionError if a run is in it and is not to go on."""
+    """Raise OptionError if results cannot lie there, or a run does that is not to go on."""
     answers = folder / "answers.jsonl"
     if answers.exists() and not resume:
         raise OptionError(f"{answers} is there already; go on with --resume, or choose --out")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(f"{folder} cannot be made ({error.strerror}); choose --out") from error
+    check_results(folder)
 
 
 def header_of(system: System, asking: Asking, condensing: Condensing) -> dict[str, Any]:
@@ -276,7 +278,8 @@ def show(report: Report, folder: Path | None, as_json: bool) -> None:
 
     text = report_text(report)
     if folder is not None:
-        check_folder(folder, resume=True)
+        check_results(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         save_report(report, folder / "result.json")
         save_text(f"{text}\n", folder / "result.txt")
         note(f"[saved in {folder}]")

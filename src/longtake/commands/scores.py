@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from longtake.evaluate.plan import Plan
 from longtake.evaluate.report import Report, compared
+from longtake.places import names_of
 from longtake.terminal import say, table
 
 
@@ -24,12 +23,6 @@ def tell_missing(plan: Plan) -> None:
             "questions about their videos are asked without",
             kind="warning",
         )
-
-
-def names_of(names: Sequence[str]) -> str:
-    """The first few, and how many more there are."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{', '.join(names[:3])}{more}"
 
 
 def report_text(report: Report) -> str:
