@@ -214,13 +214,17 @@ def by_video(
 ) -> Recalled | None:
     """The memory of a video if the library has it and it can be read; a damaged one is removed."""
     from longtake.library import check_called
+    from longtake.store import check_layers
 
     stored = library.find(video, system, wanted.seeing.settings())
     if stored is None:
         return None
     check_called(stored, wanted.name)
     try:
-        memory = stack.enter_context(library.open(stored, str(system.model.device)))
+        with ExitStack() as opening:
+            memory = opening.enter_context(library.open(stored, str(system.model.device)))
+            check_layers(memory)  # an answer reads all of them, and damage is mended here alone
+            stack.enter_context(opening.pop_all())
     except DamagedError as error:
         say(f"{error}, which is done now", kind="warning")
         with suppress(StoreError):
