@@ -102,6 +102,8 @@ class WatchReport:
     video: VideoReport
     sampled: int
     """Frames the model's rule takes of it."""
+    distinct: int
+    """How many of them differ: where the video has fewer, the published rules repeat some."""
     comparison: Comparison
     """Its stages beside those of LongVA."""
 
@@ -185,9 +187,13 @@ def inspect_watch(
         raise OptionError(f"{video.name} is a still picture; --model tells what a video takes")
     made, kept = on_meta(model, device, loading, options)
     footage = Footage(frames=video.frames, fps=video.fps)
-    sampled = len(made.sample(footage, wanted or made.frames))
-    comparison = beside_longva(made, sampled, kept)
-    return WatchReport(video=video, sampled=sampled, comparison=comparison)
+    indices = made.sample(footage, wanted or made.frames)
+    return WatchReport(
+        video=video,
+        sampled=len(indices),
+        distinct=len(set(indices)),
+        comparison=beside_longva(made, len(indices), kept),
+    )
 
 
 def on_meta(
