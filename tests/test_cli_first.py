@@ -17,8 +17,10 @@ from longtake.parts.quantise import BITS
 from longtake.parts.windows import Place
 from longtake.systems import SYSTEMS
 from tests.clips import write_clip
+from tests.evaluate.benchmarks import MAKERS
 from tests.test_cli import ENVIRONMENT, MODEL, error_line, run
 
+EVAL = ["eval", "mlvu", "--annotations", "mlvu/json", "--videos", "mlvu/videos"]
 CASES: list[tuple[list[str], int, str]] = [
     (["ask", "missing.mp4", "What?"], 3, "missing.mp4: no such file"),
     (["ask", "ten.mp4", "What?", "--model", "./nowhere"], 4, "'./nowhere' does not exist"),
@@ -54,8 +56,10 @@ CASES: list[tuple[list[str], int, str]] = [
     (["needle", "no.txt", "--out", "X/Y", "--kind", "text"], 2, "no.txt is no text"),
     (["needle", "ten.mp4", "--out", "ten.mp4/Y"], 2, "ten.mp4 is a file"),
     (["eval", "mlvu", "--annotations", "nowhere"], 8, "neither a file nor a folder"),
-    (["eval", "mlvu", "--annotations", "A", "--model", "./nowhere"], 4, "'./nowhere' does not"),
-    (["eval", "mlvu", "--annotations", "A", "--top-k", "-1"], 2, "top_k must be 0 (off) or more"),
+    ([*EVAL, "--model", "./nowhere"], 4, "'./nowhere' does not exist"),
+    ([*EVAL, "--dtype", "float33"], 2, "dtype 'float33' is unknown"),
+    ([*EVAL, "--top-k", "-1"], 2, "top_k must be 0 (off) or more"),
+    ([*EVAL, "--out", "ten.mp4/Y"], 2, "ten.mp4 is a file"),
 ]
 
 
@@ -63,6 +67,9 @@ CASES: list[tuple[list[str], int, str]] = [
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("place")
     write_clip(place / "ten.mp4", 10)
+    (place / "mlvu").mkdir()
+    made = MAKERS["mlvu"](place / "mlvu")
+    assert (made.annotations, made.videos) == (place / "mlvu/json", place / "mlvu/videos")
     (place / "empty").mkdir()
     (place / "other").mkdir()
     for number in range(4):
@@ -110,7 +117,7 @@ def test_haystacks_that_are_too_short_leave_no_folder(place: Path) -> None:
 
 def test_what_is_known_without_torch_is_what_there_is() -> None:
     assert tuple(SYSTEMS) == choices.SYSTEMS
-    assert tuple(DTYPES) == choices.DTYPES
+    assert tuple(DTYPES) == choices.DTYPE_NAMES
     assert ("full", *BITS) == choices.KV
     assert get_args(PoolMode) == choices.POOL_MODES
     assert get_args(Place) == choices.PLACES

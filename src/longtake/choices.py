@@ -17,7 +17,7 @@ FINE_PLACES = ("memory", "disk")
 """Where a finer copy lies."""
 POOL_MODES = ("average", "max", "bilinear", "area")
 """How frames are pooled."""
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPE_NAMES = ("float32", "bfloat16", "float16")
 """What weights may be loaded in."""
 SYSTEMS = ("longva", "video_xl", "videochat_flash", "llava_onevision")
 """The published systems, one file each."""

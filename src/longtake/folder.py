@@ -23,8 +23,7 @@ from huggingface_hub.errors import (
 )
 from transformers import AutoTokenizer, PreTrainedConfig
 
-from longtake import choices
-from longtake.choices import check_choice
+from longtake.choices import DTYPE_NAMES, check_choice
 from longtake.errors import CheckpointError, OptionError
 from longtake.parts.clip import KNOWN as CLIPS
 from longtake.parts.fields import mapping, real, text, whole
@@ -33,7 +32,7 @@ from longtake.places import config_of, local_model, read_json
 
 SMALL_FILES = ["*.json", "*.txt", "*.model"]
 HUB_FILES = [*SMALL_FILES, "*.safetensors"]
-DTYPES: Mapping[str, torch.dtype] = {name: getattr(torch, name) for name in choices.DTYPES}
+DTYPES: Mapping[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPE_NAMES}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from longtake.commands.common import loaded
-from longtake.commands.first import check_answering, check_model
+from longtake.commands.first import check_answering
 from longtake.errors import AnnotationError, OptionError
 from longtake.flags import (
     Answering,
@@ -119,9 +119,6 @@ def evaluate(
     from longtake.evaluate.benchmarks import open_benchmark
     from longtake.evaluate.prompts import check_style
 
-    if predictions is None:
-        check_answering(answering)
-        check_model(model, loading, condensing)
     benchmark = open_benchmark(task, annotations)
     check_style(task, style)
     if predictions is not None:
@@ -133,9 +130,9 @@ def evaluate(
         )
         show(scored_again(benchmark, annotations, predictions, style), out, as_json)
         return
+    check_answering(answering)
     plan = plan_of(benchmark, videos, subtitles, limit)
-    folder = out or Path(f"eval-{task}-{slug(model)}")
-    check_folder(folder, resume)
+    folder = free_folder(out or Path(f"eval-{task}-{slug(model)}"), resume)
     system = loaded(model, loading, condensing)
     name, asking = prepared(system, task, style, max_frames, subtitles, answering)
     what = {**about(benchmark, annotations), "model": model, "style": name}
@@ -226,12 +223,16 @@ def slug(model: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip("-.")
 
 
-def check_folder(folder: Path, resume: bool) -> None:
-    """Raise OptionError if results cannot lie there, or a run does that is not to go on."""
+def free_folder(folder: Path, resume: bool) -> Path:
+    """The folder. Raises OptionError if no results can be in it, or a run is that is not to go on.
+
+    It is made when there is something to write.
+    """
     answers = folder / "answers.jsonl"
     if answers.exists() and not resume:
         raise OptionError(f"{answers} is there already; go on with --resume, or choose --out")
     check_results(folder)
+    return folder
 
 
 def header_of(system: System, asking: Asking, condensing: Condensing) -> dict[str, Any]:
@@ -246,6 +247,7 @@ def header_of(system: System, asking: Asking, condensing: Condensing) -> dict[st
         "prompts": asdict(asking.style),
         "frames": asking.frames or system.frames,
         **about(system, condensing.given()),
+        "parameters": sum(weight.numel() for weight in system.model.parameters()),
         "seed": asking.options.seed,
         "options": shaping,
     }

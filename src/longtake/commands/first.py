@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from longtake.choices import (
-    DTYPES,
+    DTYPE_NAMES,
     FINE_PLACES,
     KV,
     PLACES,
@@ -25,7 +25,7 @@ def check_model(model: str, loading: Loading, condensing: Condensing) -> None:
 
     A hub id is not asked for here, and what depends on the system is the system's to say.
     """
-    check_choice("dtype", loading.dtype, ("auto", *DTYPES))
+    check_choice("dtype", loading.dtype, ("auto", *DTYPE_NAMES))
     if loading.system is not None:
         check_choice("system", loading.system, SYSTEMS)
     check_condensing(condensing)

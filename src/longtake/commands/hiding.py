@@ -126,15 +126,23 @@ def places_of(hiding: Hiding, rule: Rule) -> Sequence[Depth]:
     return depths_of(rule, parse_percents(hiding.depths or "0,25,50,75,100"))
 
 
-def text_trial_of(hiding: Hiding) -> TextTrial:
-    """What is to be measured in texts."""
-    from longtake.evaluate.needle_rules import parse_counts, rule_named
+def text_rule_of(hiding: Hiding) -> Rule:
+    """The rule by which numbers are hidden in texts. Raises OptionError."""
+    from longtake.evaluate.needle_rules import rule_named
 
     rule = rule_named(hiding.rule)
     if rule.name not in ("clean", "longva"):
         raise OptionError(f"rule {rule.name} is of videos; texts have clean and longva")
     if hiding.needles is not None or hiding.hops is not None:
         raise OptionError("texts hide numbers that are drawn; leave --needles and --hops out")
+    return rule
+
+
+def text_trial_of(hiding: Hiding) -> TextTrial:
+    """What is to be measured in texts."""
+    from longtake.evaluate.needle_rules import parse_counts
+
+    rule = text_rule_of(hiding)
     lengths, depths = parse_counts(hiding.frames), places_of(hiding, rule)
     score = score_of(hiding, rule)
     from longtake.evaluate.needle_text import TextTrial

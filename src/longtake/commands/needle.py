@@ -12,7 +12,7 @@ import typer
 
 from longtake.commands.common import loaded
 from longtake.commands.first import check_model
-from longtake.commands.hiding import KINDS, Hiding, text_trial_of, trial_of
+from longtake.commands.hiding import KINDS, Hiding, text_rule_of, text_trial_of, trial_of
 from longtake.errors import OptionError
 from longtake.flags import Condensing, Loading, ModelName, spread
 from longtake.places import check_results, check_video
@@ -114,6 +114,7 @@ def texts(
     """Read, load, run, print and save."""
     from longtake.evaluate.annotations import read_texts
 
+    text_rule_of(hiding)  # refuses what torch is not needed for, as the next line does
     book, trial = read_texts(sources), text_trial_of(hiding)
     from longtake.evaluate.header import identity_of
     from longtake.evaluate.needle_text import run_text

@@ -59,7 +59,7 @@ def notes(report: Report) -> list[str]:
 
 
 def comparison(report: Report) -> str:
-    """Published figures of the same system beside these; empty if there are none."""
+    """Published figures of the same model beside these; a line if there are none."""
     frames = report.header.get("frames")
     here = "here" if frames is None else f"here, {frames:,} frames"
     rows: list[tuple[str, ...]] = [("published", "setting", "figure", "%", here, "difference")]
@@ -67,4 +67,6 @@ def comparison(report: Report) -> str:
         rows.append(
             (row.model, row.setting, name, f"{score:.1f}", f"{own:.1f}", f"{own - score:+.1f}")
         )
-    return table(rows, "<<<>>>") if len(rows) > 1 else ""
+    if len(rows) > 1:
+        return table(rows, "<<<>>>")
+    return "no published figures for this model" if "system" in report.header else ""
