@@ -91,6 +91,16 @@ class System(Asking, Weighing):
         memory = self._memory(reading, cache, tuple(reader.durations), stats)
         return replace(memory, lead=reader.lead, target=target)
 
+    def blank(self) -> Memory:
+        """A memory of no video, only of what stands before the first question's words.
+
+        Asked, it answers as `ask` does without a memory, many questions side by side.
+        """
+        cache, words = self.new_cache(), tuple(self.tokens(self.template.head()))
+        with memory_errors():
+            reading = self.remember(iter([words]), cache, Known(len(words)))
+        return replace(self._memory(reading, cache, (), Stats()), lead="")
+
     def fitting(self, sources: Sequence[Source | Opened], reader: Reader) -> Fitting | None:
         """What weighs videos against the device; None where only seeing tells how much they are."""
         reels = reels_of(sources, reader.footage)
