@@ -36,6 +36,8 @@ CASES: list[tuple[list[str], int, str]] = [
     (["ask", "ten.mp4", "What?", "--start", "nan"], 2, "start must be a time in seconds"),
     (["ask", "ten.mp4", "What?", "--start", "5", "--end", "2"], 2, "no frame lies between 5 s"),
     (["ask", "ten.mp4", "What?", "--max-frames", "1000001"], 2, "not a number from 1 to 1000000"),
+    (["ask", "ten.mp4", "What?", "--evidence", "seen.text"], 2, "cannot save a picture as"),
+    (["inspect", "ten.mp4", "--timeline", "nowhere/seen.png"], 2, "nowhere is no folder"),
     (["chat", "missing.mp4"], 3, "missing.mp4: no such file"),
     (["watch", "missing.mp4", "--library", "kept"], 3, "missing.mp4: no such file"),
     (["watch", "ten.mp4", "--library", "kept", "--pool-mode", "cubic"], 2, "pool mode 'cubic'"),

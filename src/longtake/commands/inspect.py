@@ -36,7 +36,7 @@ def inspect_target(
     as_json: JsonFlag = False,
 ) -> None:
     """Tell what a video or a model is, and what it takes to watch with it."""
-    check_target(target, model, loading, condensing, timeline)
+    check_asked(target, model, loading, condensing, timeline)
     from longtake.inspect import inspect_model, inspect_video, inspect_watch
 
     if max_frames == "auto":
@@ -61,7 +61,7 @@ def inspect_target(
         print(json.dumps(asdict(video)) if as_json else video_text(video))
 
 
-def check_target(
+def check_asked(
     target: str,
     model: str | None,
     loading: Loading,
@@ -77,6 +77,10 @@ def check_target(
         check_model(target, loading, condensing)
         return
     check_video(target)
+    if timeline is not None:
+        from longtake.drawing import check_target
+
+        check_target(timeline)
     if model is not None or timeline is not None:
         check_model(model or BUNDLED, loading, condensing)
         return
