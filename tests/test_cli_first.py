@@ -32,6 +32,8 @@ CASES: list[tuple[list[str], int, str]] = [
     (["ask", "ten.mp4", "What?", "--system", "longvb"], 2, "system 'longvb' is unknown"),
     (["ask", "ten.mp4", "What?", "--kv", "int3"], 2, "kv 'int3' is unknown"),
     (["ask", "ten.mp4", "What?", "--ratio", "eight"], 2, "ratio must be whole numbers"),
+    (["ask", "ten.mp4", "What?", "--ratio", "8,0"], 2, "ratio must be a whole number from 1"),
+    (["ask", "ten.mp4", "What?", "--window", "-5"], 2, "window must be a whole number from 1"),
     (["ask", "ten.mp4", "What?", "--mix", "random"], 2, "mix 'random' is unknown"),
     (["ask", "ten.mp4", "What?", "--start", "nan"], 2, "start must be a time in seconds"),
     (["ask", "ten.mp4", "What?", "--start", "5", "--end", "2"], 2, "no frame lies between 5 s"),

@@ -29,6 +29,12 @@ def check_choice(name: str, value: object, known: Sequence[str]) -> None:
         raise OptionError(f"{name} {value!r:.40} is unknown; choose {', '.join(known)}")
 
 
+def check_count(name: str, value: int) -> None:
+    """Raise OptionError for less than one."""
+    if value < 1:
+        raise OptionError(f"{name} must be a whole number from 1, got {value}")
+
+
 def check_mix(mix: object) -> None:
     """Raise OptionError unless it is one of MIXES."""
     adapted = isinstance(mix, str) and re.fullmatch("adapt-[0-9]{1,9}", mix)

@@ -10,6 +10,7 @@ from longtake.choices import (
     POOL_MODES,
     SYSTEMS,
     check_choice,
+    check_count,
     check_mix,
     ratios_of,
 )
@@ -46,8 +47,10 @@ def check_condensing(wished: Condensing) -> None:
         check_mix(given["mix"])
     if "budget" in given:
         bytes_of(given["budget"])
-    if "ratio" in given:
-        ratios_of(given["ratio"])
+    for ratio in ratios_of(given.get("ratio", ())):
+        check_count("ratio", ratio)
+    for name in ("window", "shortest", "longest", "average_ratio", "fine"):
+        check_count(name, given.get(name, 1))
 
 
 def check_answering(answering: Answering) -> None:
