@@ -251,6 +251,14 @@ def test_inspect_shows_a_table_of_costs() -> None:
     assert lines[row].split()[:2] == ["8", "72"]
 
 
+def test_inspect_the_bundled_model_states_no_window() -> None:
+    text = run("inspect", "default", "--device", "cpu").stdout
+    assert ["window", "none", "set"] in [line.split() for line in text.splitlines()]
+    assert (
+        json.loads(run("inspect", "default", "--device", "cpu", "--json").stdout)["window"] is None
+    )
+
+
 @pytest.mark.parametrize(
     ("target", "code"), [("nowhere.mp4", 3), ("nowhere", 3), ("/nowhere/at/all", 3)]
 )

@@ -52,7 +52,8 @@ def test_missing_videos_are_listed_counted_and_not_scored(tmp_path: Path) -> Non
     assert not report["complete"]
     text = (out / "result.txt").read_text()
     assert "NOT all of the annotations" in text
-    assert "here, 2 frames" in text, "beside a published figure's own number of frames"
+    assert "LongVA" not in text, "the bundled model is of that system, and of another size"
+    assert text.endswith("no published figures for this model\n")
 
 
 def test_a_run_is_not_overwritten_and_goes_on_only_as_it_was(tmp_path: Path) -> None:

@@ -246,10 +246,18 @@ def test_a_damaged_memory_is_told_or_watched_again(
     assert result.stdout.strip() == first["text"]
     assert len(watched) == 2
     assert library.verify() == []
+    flip(path, path.stat().st_size // 2)  # a layer, which is compared when it is first used
+    result = run("ask", clip, "What is seen?", *SHORT, "--no-stream")
+    assert (result.exit_code, result.stdout.strip()) == (0, first["text"])
+    told = [line for line in result.stderr.splitlines() if "damaged" in line]
+    assert len(told) == 1
+    assert told[0].endswith("and watch the video again, which is done now")
+    assert len(watched) == 3
+    assert library.verify() == []
     flip(path, path.stat().st_size // 2)
-    result = run("ask", clip, "What is seen?", *SHORT)
+    result = run("ask", "ten", "What is seen?", *TINY)
     assert result.exit_code == 7
-    assert "damaged" in error_line(result)
+    assert "longtake rm" in error_line(result)
     result = run("verify")
     assert result.exit_code == 7
     assert result.stdout.startswith("ten: ")

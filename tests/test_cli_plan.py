@@ -38,6 +38,17 @@ def test_the_screen_fits_80_columns_and_says_what_matters(clip: Path, folder: Pa
         assert word in result.stdout, word
     assert "speeds measured here" in result.stdout
     assert lines[-2].startswith("most: --max-frames 20 (20 frames)")
+    assert any(line.startswith("32 frames, of 20 there are: some repeat; fits: ") for line in lines)
+
+
+def test_frames_that_repeat_are_told_where_they_do(clip: Path, folder: Path) -> None:
+    words = ("--model", folder, "--device", "cpu", "--max-frames", "20")
+    assert "some repeat" not in run("plan", clip, *words).stdout
+    words = ("--model", *TINY[1:4], "--device", "cpu")
+    assert "32 frames, of 20 there are: some repeat" in run("inspect", clip, *words).stdout
+    assert "some repeat" not in run("inspect", clip, *words, "--max-frames", "20").stdout
+    told = json.loads(run("inspect", clip, *words, "--json").stdout)
+    assert (told["sampled"], told["distinct"]) == (32, 20)
 
 
 def test_a_gpu_elsewhere_is_told_as_an_estimate(clip: Path, folder: Path) -> None:

@@ -202,6 +202,17 @@ def test_together_is_each_alone(name: str) -> None:
     assert len({answer.ids for answer in ours}) > 3, "one answer to all would prove nothing"
 
 
+@pytest.mark.parametrize("name", [name for name in SYSTEMS if name not in SLOW])
+def test_without_a_video_many_are_each_alone(name: str) -> None:
+    system = SYSTEMS[name]()
+    options = system.options(max_new_tokens=6, repetition_penalty=1.3)
+    histories = ((), HISTORY, ())
+    ours = system.ask_many(system.blank(), QUESTIONS[:3], options, histories)
+    for one, question, history in zip(ours, QUESTIONS, histories, strict=False):
+        same(one, system.ask(None, question, options, history))
+        assert (one.evidence, one.timeline) == ((), ())
+
+
 def test_the_bundled_model_reads_its_card() -> None:
     system, memory = watched("default")
     asked = ("What number is on the card?", "What word is on the card?", "What colour is the card?")

@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     )
     from longtake.library import Library
     from longtake.many import Batch
+    from longtake.options import Options
     from longtake.planning import plan
     from longtake.store import load_memory, save_memory
     from longtake.stored import Settings, Stored
-    from longtake.types import Answer, Frames, Memory, Options, VisualTokens
+    from longtake.types import Answer, Frames, Memory, VisualTokens
     from longtake.video.decode import open_video
 
 _HOMES = {
@@ -47,7 +48,7 @@ _HOMES = {
     "Answer": "longtake.types",
     "Frames": "longtake.types",
     "Memory": "longtake.types",
-    "Options": "longtake.types",
+    "Options": "longtake.options",
     "VisualTokens": "longtake.types",
     "LongtakeError": "longtake.errors",
     "VideoError": "longtake.errors",

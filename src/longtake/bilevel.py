@@ -21,6 +21,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
+from longtake.choices import FINE_PLACES, check_choice
 from longtake.engine import prefill
 from longtake.errors import CapacityError, OptionError
 from longtake.model import LongtakeModel
@@ -44,8 +45,7 @@ class Fine:
             raise OptionError(f"fine ratio must be a whole number from 1, got {self.ratio!r}")
         if self.budget < 1:
             raise OptionError(f"budget must be at least one byte, got {self.budget}")
-        if self.where not in ("memory", "disk"):
-            raise OptionError(f"fine copies lie in memory or on disk, not {self.where!r}")
+        check_choice("fine_on", self.where, FINE_PLACES)
 
 
 class AsideLayer(GrowingLayer):

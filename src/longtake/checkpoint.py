@@ -24,8 +24,9 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from longtake.errors import CheckpointError
-from longtake.folder import DTYPES, Folder, read_json
+from longtake.folder import DTYPES, Folder
 from longtake.model import Blueprint, LongtakeConfig, LongtakeModel
+from longtake.places import read_json
 
 Keys = Sequence[tuple[str, str]]
 """(published prefix, own prefix) pairs; the first that fits a name renames it."""

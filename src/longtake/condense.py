@@ -19,6 +19,7 @@ from typing import IO, cast
 import torch
 from torch import Tensor
 
+from longtake.choices import PLACES, check_choice
 from longtake.engine import prefill
 from longtake.errors import CapacityError, OptionError
 from longtake.model import LongtakeModel
@@ -55,8 +56,7 @@ class Condense:
         if type(self.window) is not int or not 1 <= self.window <= MOST_WINDOW:
             found = f"got {self.window!r}"
             raise OptionError(f"window must be a whole number from 1 to {MOST_WINDOW}, {found}")
-        if self.place not in ("interleave", "append"):
-            raise OptionError(f"place {self.place!r} is unknown; choose interleave or append")
+        check_choice("place", self.place, PLACES)
 
     def summaries(self, tokens: int, expected: int) -> int:
         """How many summaries a visual of so many tokens leaves, at most.

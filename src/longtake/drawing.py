@@ -8,12 +8,15 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
 from longtake.errors import OptionError
 from longtake.terminal import clock
-from longtake.types import Frames
+
+if TYPE_CHECKING:
+    from longtake.types import Frames  # brings torch
 
 WIDTH, MARGIN = 1280, 56
 GROUND, INK, DIM, LINE, DIP = "#18181b", "#ebebeb", "#8a8a93", "#6cb6ff", "#ffb454"

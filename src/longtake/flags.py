@@ -53,7 +53,7 @@ def frame_count(value: Any) -> int | str:
     """A number of frames from 1, or "auto". Raises BadParameter, a usage error."""
     if value == "auto":
         return "auto"
-    if not re.fullmatch("0*[1-9][0-9]{0,17}", str(value), re.ASCII):
+    if not re.fullmatch("0*([1-9][0-9]{0,5}|1000000)", str(value), re.ASCII):
         raise typer.BadParameter(f"{value!r:.40} is not a number from 1 to 1000000, nor 'auto'.")
     return int(value)
 

@@ -23,14 +23,16 @@ from huggingface_hub.errors import (
 )
 from transformers import AutoTokenizer, PreTrainedConfig
 
+from longtake.choices import DTYPE_NAMES, check_choice
 from longtake.errors import CheckpointError, OptionError
 from longtake.parts.clip import KNOWN as CLIPS
 from longtake.parts.fields import mapping, real, text, whole
 from longtake.parts.siglip import KNOWN as SIGLIPS
+from longtake.places import config_of, local_model, read_json
 
 SMALL_FILES = ["*.json", "*.txt", "*.model"]
 HUB_FILES = [*SMALL_FILES, "*.safetensors"]
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES: Mapping[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPE_NAMES}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +53,9 @@ def find(name: str, *, bare: bool = False) -> Path:
 
     `bare`: without weights. Raises CheckpointError if there is neither.
     """
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = local_model(name)
+    if path is not None:
         return path
-    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
-        what = "is a file" if path.exists() else "does not exist"
-        raise CheckpointError(f"model {name!r} {what}; expected a folder or a hub id 'owner/name'")
     files, enough = (SMALL_FILES, "config.json") if bare else (HUB_FILES, "*.safetensors")
     try:
         cached = Path(snapshot_download(name, allow_patterns=files, local_files_only=True))
@@ -77,30 +76,15 @@ def find(name: str, *, bare: bool = False) -> Path:
         ) from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """One JSON object. Raises CheckpointError in one line if it is missing or broken."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{path.parent} holds no {path.name}; is it a model folder?"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a {type(value).__name__}, expected a JSON object")
-    return value
-
-
 def read_folder(path: Path, bare: bool = False) -> Folder:
     """config.json and, where there is one, generation_config.json."""
+    config = config_of(path)
     file = path / "generation_config.json"
     generation = read_json(file) if file.exists() else {}
     for name in ("repetition_penalty", "temperature", "top_p"):
         real(generation, name, 1.0)
     if generation.get("top_k"):
         whole(generation, "top_k")
-    config = read_json(path / "config.json")
     return Folder(path=path, config=config, generation=generation, bare=bare)
 
 
@@ -108,8 +92,7 @@ def pick_dtype(name: str) -> torch.dtype | None:
     """A dtype by name; None for "auto" (as stored). Raises OptionError for another name."""
     if name == "auto":
         return None
-    if name not in DTYPES:
-        raise OptionError(f"dtype {name!r} is unknown; choose auto, {', '.join(DTYPES)}")
+    check_choice("dtype", name, ("auto", *DTYPES))
     return DTYPES[name]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import time
 from pathlib import Path
 from typing import Protocol
@@ -38,11 +37,6 @@ class Downloaded(Protocol):
 
     def raw(self) -> Readable:
         """The file's bytes from the first one."""
-
-
-def is_address(place: str) -> bool:
-    """Whether it is something://, and no path."""
-    return re.match(r"[A-Za-z][\w+.-]*://", place) is not None
 
 
 def stamp_of(path: Path) -> str | None:

@@ -8,7 +8,6 @@ Letters: T frames, C channels, H W pixels.
 
 from __future__ import annotations
 
-import mimetypes
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +32,6 @@ FRAME_COUNTS = (8, 32, 128, 512, 2048, 10_000)
 """How many frames the costs are told for."""
 
 CHUNK = 16
-MEDIA = ("video", "audio", "image")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,16 +102,10 @@ class WatchReport:
     video: VideoReport
     sampled: int
     """Frames the model's rule takes of it."""
+    distinct: int
+    """How many of them differ: where the video has fewer, the published rules repeat some."""
     comparison: Comparison
     """Its stages beside those of LongVA."""
-
-
-def is_model(target: str) -> bool:
-    """Whether a target names a model: "default", a folder, or a hub id that is no media file."""
-    if target == "default" or Path(target).expanduser().is_dir():
-        return True
-    kind = (mimetypes.guess_type(target)[0] or "").split("/")[0]
-    return target.count("/") == 1 and kind not in MEDIA and not Path(target).exists()
 
 
 def inspect_video(path: str) -> VideoReport:
@@ -195,9 +187,13 @@ def inspect_watch(
         raise OptionError(f"{video.name} is a still picture; --model tells what a video takes")
     made, kept = on_meta(model, device, loading, options)
     footage = Footage(frames=video.frames, fps=video.fps)
-    sampled = len(made.sample(footage, wanted or made.frames))
-    comparison = beside_longva(made, sampled, kept)
-    return WatchReport(video=video, sampled=sampled, comparison=comparison)
+    indices = made.sample(footage, wanted or made.frames)
+    return WatchReport(
+        video=video,
+        sampled=len(indices),
+        distinct=len(set(indices)),
+        comparison=beside_longva(made, len(indices), kept),
+    )
 
 
 def on_meta(

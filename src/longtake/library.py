@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from longtake.catalogue import Catalogue, file_of, files_in, told_by
 from longtake.errors import NewerError, OptionError, StoreError, VideoError
-from longtake.identity import Downloaded, is_address, of_download, of_file, stamp_of
+from longtake.identity import Downloaded, of_download, of_file, stamp_of
+from longtake.places import is_address
 from longtake.sealed import Sealed, sealed_size, write_sealed
 from longtake.shelf import Shelf
 from longtake.stored import Settings, Stored, Thumbnail, VideoIdentity, about_of

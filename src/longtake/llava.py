@@ -26,7 +26,7 @@ from longtake.parts.fields import mapping, text, whole
 from longtake.parts.pooling import PoolMode, grid_pool, uniform_pool
 from longtake.parts.projector import projector_depth
 from longtake.parts.qwen2 import Decoder, DecoderConfig, decoder_config
-from longtake.parts.rope import rope_from_config
+from longtake.parts.rope import Rope, rope_from_config
 from longtake.parts.vit import ViTConfig
 from longtake.types import VisualTokens
 from longtake.video.anyres import Size, image_crops, parse_pinpoints
@@ -68,8 +68,9 @@ class LlavaConfig:
     aspect: str
     pinpoints: tuple[Size, ...]
     frames: int
-    window: int
-    """tokenizer_model_max_length: the original cuts what is longer, question and all."""
+    window: int | None
+    """tokenizer_model_max_length: the original cuts what is longer, question and all; None where
+    none is stated."""
     still_as_frame: bool
     """A still image is read as a video of one frame (the bundled model knows no other)."""
 
@@ -107,7 +108,7 @@ class LlavaConfig:
             "aspect": text(config, "image_aspect_ratio", "square"),
             "pinpoints": parse_pinpoints(config.get("image_grid_pinpoints") or [], vit.image),
             "frames": whole(mapping(config, "longtake"), "frames", 32),
-            "window": rope.window(whole(config, "tokenizer_model_max_length", 2**31)),
+            "window": stated_window(config, rope),
             "still_as_frame": bool(mapping(config, "longtake").get("still_as_frame")),
         }
 
@@ -119,6 +120,13 @@ class LlavaConfig:
     def ignored(self, prefix: str = TOWER) -> tuple[str, ...]:
         """Tower names expected and unused."""
         return unused_tower(prefix, range(self.tower.layers, self.tower_layers))
+
+
+def stated_window(config: Mapping[str, Any], rope: Rope) -> int | None:
+    """How far a checkpoint reads, its own scaling included; None where that is not said."""
+    if config.get("tokenizer_model_max_length") is None:
+        return None
+    return rope.window(whole(config, "tokenizer_model_max_length"))
 
 
 def unused_tower(prefix: str, blocks: range) -> tuple[str, ...]:

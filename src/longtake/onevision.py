@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from longtake.checkpoint import Keys, published_shapes
 from longtake.errors import CheckpointError, OptionError
-from longtake.folder import Folder, TowerFiles, find_tower, read_json, require
+from longtake.folder import Folder, TowerFiles, find_tower, require
 from longtake.llava import KEYS, unused_tower
 from longtake.model import Blueprint, blueprint
 from longtake.parts.clip import used_layers
@@ -27,6 +27,7 @@ from longtake.parts.qwen2 import DecoderConfig, decoder_config
 from longtake.parts.rope import rope_from_config
 from longtake.parts.siglip import SIGLIP_384_PIXELS, SO400M, siglip_config, siglip_layers
 from longtake.parts.vit import ViTConfig
+from longtake.places import read_json
 from longtake.video.anyres import Size, parse_pinpoints
 
 NEWLINE = "image_newline"

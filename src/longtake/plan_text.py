@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING
 
-from longtake.terminal import clock, size, table, work
+from longtake.terminal import clock, repeated, size, table, work
 
 if TYPE_CHECKING:  # they bring torch
     from longtake.planning import Plan, Setting
@@ -13,8 +13,6 @@ if TYPE_CHECKING:  # they bring torch
 WIDTH = 80
 HEAD_ROOM = WIDTH - len("weights") - 2
 """Beside the words that the head's lines begin with."""
-UNSTATED = 2**31
-"""What a window is where the checkpoint states none."""
 
 
 def plan_text(plan: Plan) -> str:
@@ -28,8 +26,7 @@ def head_text(plan: Plan) -> str:
     video = plan.video
     rate = f"{video.fps:.3f}".rstrip("0").rstrip(".")
     shown = f"{clock(video.duration)}, {video.frames:,} frames at {rate} per second"
-    stated = plan.window is not None and plan.window < UNSTATED
-    window = f", trained to read {plan.window:,} tokens" if stated else ""
+    window = f", trained to read {plan.window:,} tokens" if plan.window else ""
     about = f" ({plan.system}){window}"
     if plan.estimated:
         speed = "an estimate from published figures"
@@ -67,7 +64,8 @@ def stages_text(plan: Plan) -> str:
         f"memory {size(needs.memory)}; at its widest {size(own.peak_bytes)}: weights "
         f"{size(plan.weight_bytes)}, keys and values {size(needs.cache)}, the rest to work in"
     )
-    title = f"{own.frames:,} frames{_also(own)}; fits: {_verdict(own)}"
+    some = repeated(own.frames, own.distinct)
+    title = f"{own.frames:,} frames{_also(own)}{some}; fits: {_verdict(own)}"
     return f"{title}\n\n{table(rows, '<>>>>')}\n\n{textwrap.fill(sums, WIDTH)}"
 
 

@@ -45,6 +45,8 @@ class Setting:
     """To ask for."""
     frames: int
     """Frames that are then looked at."""
+    distinct: int
+    """How many of them differ: where the video has fewer, the published rules repeat some."""
     tokens: int
     """Visual tokens that the language model reads."""
     length: int
@@ -232,6 +234,7 @@ class Planner:
             options=dict(options or {}),
             max_frames=num,
             frames=showing.frames,
+            distinct=len(set(indices)),
             tokens=tokens,
             length=max(made.rows(tokens, showing.text)),
             flops=sum(stage.flops for stage in watched),

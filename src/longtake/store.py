@@ -157,14 +157,25 @@ def tensors_in(sealed: Sealed, device: torch.device) -> dict[str, Tensor]:
 
 def watch_over(cache: KVCache, sealed: Sealed, later: Set[str]) -> None:
     """Have each layer compare its checksums before it is first used."""
-    assert isinstance(cache, GrowingCache)
-    copies = [("", cache)] + ([("fine.", cache.fine)] if isinstance(cache, TwoLevelCache) else [])
-    for prefix, copy in copies:
+    for prefix, copy in copies_of(cache):
         for number, layer in enumerate(copy.layers):
             start = f"{prefix}{number}."
             names = [name for name in sealed.names if name in later and name.startswith(start)]
             if names:
                 layer.unchecked = partial(sealed.check, names)
+
+
+def copies_of(cache: KVCache) -> list[tuple[str, GrowingCache]]:
+    """The caches that a memory's file holds, and what their layers' names begin with."""
+    assert isinstance(cache, GrowingCache)
+    return [("", cache)] + ([("fine.", cache.fine)] if isinstance(cache, TwoLevelCache) else [])
+
+
+def check_layers(memory: Memory) -> None:
+    """Compare all layers with their checksums now. Raises StoreError, DamagedError."""
+    for _, copy in copies_of(memory.cache):
+        for layer in copy.layers:
+            layer.ready()
 
 
 def check_lengths(memory: Memory) -> None:

@@ -21,6 +21,7 @@ from typing import Any, Literal, Self
 from longtake.answering import continuable
 from longtake.asking import Asking
 from longtake.captions import Caption, digest_of, readable, tokens_of
+from longtake.choices import KV, check_choice
 from longtake.engine import memory_errors, read_pieces
 from longtake.errors import OptionError, PromptError
 from longtake.extend import VisualWindow, extended, positioned, visual_window
@@ -28,7 +29,7 @@ from longtake.fitting import Choice, Fitting, reels_of
 from longtake.needs import QUESTION, Place
 from longtake.parts.cache import GrowingCache
 from longtake.parts.chat import Turn, check_words
-from longtake.parts.quantise import BITS, quantised
+from longtake.parts.quantise import quantised
 from longtake.parts.splice import Piece, first_tokens, piece_tokens, visual_count
 from longtake.reader import Following, Known, Progress, Reader, frames_wanted, quiet
 from longtake.room import free_bytes
@@ -101,6 +102,16 @@ class System(Asking, Weighing):
         """Why it cannot read captions between frames; empty if it can."""
         return ""
 
+    def blank(self) -> Memory:
+        """A memory of no video, only of what stands before the first question's words.
+
+        Asked, it answers as `ask` does without a memory, many questions side by side.
+        """
+        cache, words = self.new_cache(), tuple(self.tokens(self.template.head()))
+        with memory_errors():
+            reading = self.remember(iter([words]), cache, Known(len(words)))
+        return replace(self._memory(reading, cache, (), Stats()), lead="")
+
     def fitting(self, sources: Sequence[Source | Opened], reader: Reader) -> Fitting | None:
         """What weighs videos against the device; None where only seeing tells how much they are."""
         reels = reels_of(sources, reader.footage)
@@ -160,8 +171,7 @@ class System(Asking, Weighing):
         A memory answers only the variant that made it, but for options that shape no memory.
         """
         kv = options.pop("kv", self.kv)
-        if kv not in ("full", *BITS):
-            raise OptionError(f"kv {kv!r} is unknown; choose full, {', '.join(BITS)}")
+        check_choice("kv", kv, KV)
         said = options.pop("extend", None)
         for name in options:
             raise OptionError(f"{self.name} has no option {name!r}")

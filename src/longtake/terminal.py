@@ -225,7 +225,7 @@ def model_text(model: ModelReport) -> str:
         ("weights", f"{model.parameters:,} in {model.dtype}: {size(model.weight_bytes)}"),
         ("picture", f"{model.picture[1]} x {model.picture[0]}"),
         ("frames", f"{model.frames} unless told otherwise"),
-        ("window", f"{model.window:,} tokens" if model.window else "not stated"),
+        ("window", f"{model.window:,} tokens" if model.window else "none set"),
     ]
     costs: list[tuple[str, ...]] = [("frames", "tokens", "kept", "memory", "in the window")]
     for cost in model.costs:
@@ -240,11 +240,20 @@ def model_text(model: ModelReport) -> str:
 
 def watch_text(would: WatchReport) -> str:
     """What a video is, and what watching it with a model would take."""
-    return f"{video_text(would.video)}\n\n{comparison_text(would.comparison)}"
+    some = repeated(would.sampled, would.distinct)
+    return f"{video_text(would.video)}\n\n{comparison_text(would.comparison, some)}"
 
 
-def comparison_text(found: Comparison) -> str:
-    """The stages of a system and of another, one under the other, and how they compare."""
+def repeated(frames: int, distinct: int) -> str:
+    """Behind a number of frames: that some of them are the same, if they are."""
+    return f", of {distinct:,} there are: some repeat" if distinct < frames else ""
+
+
+def comparison_text(found: Comparison, some: str = "") -> str:
+    """The stages of a system and of another, one under the other, and how they compare.
+
+    `some`: what is to be said of the frames.
+    """
     head = ("tokens per frame", "tokens", "memory", "compute")
     rows: list[tuple[str, ...]] = []
     for name, stages in ((found.system, found.stages), (found.other, found.other_stages)):
@@ -256,7 +265,7 @@ def comparison_text(found: Comparison) -> str:
         _three, (found.flops_times, found.decoder_flops_times, found.kv_times)
     )
     return (
-        f"{found.frames:,} frames\n\n{table(rows, '<>>>>')}\n\n"
+        f"{found.frames:,} frames{some}\n\n{table(rows, '<>>>>')}\n\n"
         f"{found.other} takes {compute} times the compute, {read} times the language model's,\n"
         f"and {memory} times the memory"
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from longtake.bilevel import Fine
+from longtake.choices import ratios_of
 from longtake.condense import Condense
 from longtake.errors import OptionError, PromptError
 from longtake.parts.dropping import Schedule
@@ -23,7 +24,7 @@ class CondenseWishes:
     ratio: int | str | Sequence[int] | None = None
     """Visual tokens per summary; several, as (2, 4, 8) or "2,4,8", are chosen from by `mix`."""
     mix: str | None = None
-    """How a window's ratio is chosen: one of `longtake.parts.windows.MIXES`."""
+    """How a window's ratio is chosen: one of `longtake.choices.MIXES`."""
     window: int | None = None
     """Visual tokens of a window."""
     place: str | None = None
@@ -185,14 +186,3 @@ def pool_of(said: object, mode: Any, before: ProgressivePool, patches: int) -> P
 
 COMMON = ("kv", "extend")
 """Options that every system has."""
-
-
-def ratios_of(said: object) -> tuple[int, ...]:
-    """Ratios from a number, numbers, or "2,4,8". Raises OptionError."""
-    if isinstance(said, str):
-        parts = said.split(",")
-        if not all(re.fullmatch(r"\s*[0-9]{1,9}\s*", part) for part in parts):
-            shown = said if len(said) < 40 else f"{said[:40]}..."
-            raise OptionError(f"ratio must be whole numbers such as 8 or 2,4,8, got {shown!r}")
-        return tuple(int(part) for part in parts)
-    return tuple(said) if isinstance(said, Sequence) else (said,)  # type: ignore[return-value]

@@ -13,7 +13,7 @@ from longtake.errors import AnnotationError
 from longtake.evaluate.benchmarks import open_benchmark
 from longtake.evaluate.predictions import read_predictions
 from longtake.evaluate.prompts import STYLES
-from longtake.evaluate.published import PUBLISHED, name_of
+from longtake.evaluate.published import PUBLISHED, name_of, published_for
 from longtake.evaluate.report import Report, compared, rescored
 from longtake.evaluate.tasks import Task
 
@@ -289,6 +289,23 @@ def test_files_without_answers_are_refused(tmp_path: Path) -> None:
         log.write_text(content)
         with pytest.raises(AnnotationError, match="no recorded answers"):
             read_predictions(log)
+
+
+@pytest.mark.parametrize(
+    ("system", "parameters", "models"),
+    [
+        ("longva", 2_900_000, []),
+        ("longva", 7_900_000_000, ["LongVA-7B"]),
+        ("longva", None, ["LongVA-7B"]),
+        ("longva", 72_000_000_000, []),
+        ("videochat_flash", 1_900_000_000, ["VideoChat-Flash-Qwen2_5-2B_res448"]),
+    ],
+)
+def test_published_rows_are_of_models_of_the_same_size(
+    system: str, parameters: int | None, models: list[str]
+) -> None:
+    rows = published_for("mvbench", system, subtitles=False, parameters=parameters)
+    assert [row.model for row in rows] == models
 
 
 def test_published_rows_name_figures_that_tasks_have() -> None:

@@ -10,9 +10,10 @@ import pytest
 from tests.tiny import tiny
 
 from longtake.errors import OptionError
+from longtake.evaluate.annotations import read_texts
 from longtake.evaluate.needle_report import main_table
 from longtake.evaluate.needle_rules import CLEAN, LONGVA, depths_of
-from longtake.evaluate.needle_text import Book, TextTrial, read_texts, run_text, sentence_ends
+from longtake.evaluate.needle_text import Book, TextTrial, run_text, sentence_ends
 from longtake.evaluate.results import Results
 
 BOOK = "The cat sat on the mat. It was warm! Who knows why? Nobody said a word. "

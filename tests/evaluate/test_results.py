@@ -104,5 +104,6 @@ def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="cannot be written"):
-        Results(tmp_path / "none" / "a.jsonl", HEADER)
+        Results(tmp_path / "file" / "a.jsonl", HEADER)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
+from longtake.choices import MIXES
 from longtake.errors import OptionError
 from longtake.parts.windows import (
-    MIXES,
     SEED,
     Chooser,
     Place,

@@ -46,6 +46,31 @@ def test_the_openai_client_gets_the_answer_of_the_library(
         assert extra["stats"]["frames"] == 16
 
 
+def test_words_alone_are_answered_as_the_library_does(client: openai.OpenAI) -> None:
+    talk = [
+        {"role": "user", "content": "What word is on the card?"},
+        {"role": "assistant", "content": "RIVER"},
+        {"role": "user", "content": [{"type": "text", "text": "What colour is the card?"}]},
+    ]
+    said = {"model": "default", "messages": talk, "max_tokens": 8}
+    system = bundled()
+    earlier = [("What word is on the card?", "RIVER")]
+    options = system.options(max_new_tokens=8)
+    expected = system.ask(None, "What colour is the card?", options, earlier)
+    whole = client.chat.completions.create(**said)
+    assert whole.choices[0].message.content == expected.text
+    assert whole.usage.prompt_tokens == expected.stats.prompt_tokens
+    extra = whole.model_extra["longtake"]
+    assert (extra["video"], extra["evidence"], extra["timeline"]) == (None, [], [])
+    chunks = list(client.chat.completions.create(**said, stream=True))
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text.strip() == expected.text
+    assert chunks[-1].choices[0].finish_reason == whole.choices[0].finish_reason
+    other = client.chat.completions.create(model="default", messages=talk[:1], max_tokens=8)
+    alone = system.ask(None, "What word is on the card?", options)
+    assert other.choices[0].message.content == alone.text
+
+
 def test_a_stream_adds_up_to_the_answer(client: openai.OpenAI, video: str) -> None:
     question = messages(f"longtake:{video}", QUESTIONS["word"])
     whole = client.chat.completions.create(model="default", messages=question)
@@ -191,9 +216,9 @@ def test_models(client: openai.OpenAI) -> None:
 
 
 def test_errors_come_as_the_clients_own(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="no video"):
+    with pytest.raises(openai.BadRequestError, match="temperature must be 0 or more, got -1"):
         client.chat.completions.create(
-            model="default", messages=[{"role": "user", "content": "Hi"}]
+            model="default", messages=[{"role": "user", "content": "Hi"}], temperature=-1
         )
     with pytest.raises(openai.NotFoundError):
         client.chat.completions.create(

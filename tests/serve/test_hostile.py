@@ -119,7 +119,7 @@ BODIES = {
     "placeholder": (
         about("longtake:x", messages=[{"role": "user", "content": "<image> <image>"}]),
         400,
-        "media_missing",
+        "prompt_unusable",
     ),
     # sizes
     "text long": (chat(messages=[{"role": "user", "content": "x" * 3_000}]), 413, "text_too_long"),

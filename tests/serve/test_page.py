@@ -173,6 +173,10 @@ def test_what_goes_wrong_is_said(browser: object, tmp_path: Path, clip: Path) ->
             assert "sound.mp4" in page.inner_text(".note.bad")
             page.set_input_files("#file", clip)
             page.wait_for_selector("#open:not([hidden])")
+            page.wait_for_selector(".note:not(.bad)", state="detached")
+            copy = shutil.copy(clip, tmp_path / "other.mp4")
+            page.set_input_files("#file", copy)
+            page.wait_for_selector(".note:has-text('other.mp4 is here already, as card.mp4')")
             full = '{"error":{"message":"64 questions are waiting already","code":"queue_full"}}'
             times: list[int] = []
 

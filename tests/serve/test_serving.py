@@ -246,6 +246,8 @@ def test_forms_and_raw_bodies_are_the_same_video(live: Running, video: str, clip
     kind = {"Content-Type": "multipart/form-data; boundary=cut"}
     got = live.ask("POST", "/v1/videos", form, kind)
     assert (got.status, got.json["id"], got.json["status"]) == (200, video, "ready")
+    assert (got.json["name"], got.json["sent_as"]) == ("card.mp4", "other.mp4")
+    assert live.send(clip, max_frames=16).json["sent_as"] is None, "under the name it has"
 
 
 def test_what_is_told_of_a_video(live: Running, video: str) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from longtake.commands.first import check_model
 from longtake.flags import Answering, Condensing, Loading, Part
 from longtake.terminal import bars, busy, draw_sparklines, harmless, moment, note, say, size
 
@@ -17,19 +17,9 @@ if TYPE_CHECKING:
     from longtake.video.inputs import Opened
 
 
-@contextmanager
-def opened(path: str, answering: Answering) -> Iterator[Opened]:
-    """Open a video or a picture; what can be refused before a model is loaded is refused here."""
-    from longtake.types import Options
-    from longtake.video.inputs import opened_source
-
-    Options(**answering.given())
-    with opened_source(path) as source:
-        yield source
-
-
 def loaded(model: str, loading: Loading, condensing: Condensing) -> System:
-    """Load a model and set its options."""
+    """Load a model and set its options; what torch is not needed to refuse is refused first."""
+    check_model(model, loading, condensing)
     with busy(f"loading {model}"):
         from longtake.api import load
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from longtake.commands.common import loaded
+from longtake.commands.first import check_answering
 from longtake.errors import AnnotationError, OptionError
 from longtake.flags import (
     Answering,
@@ -22,6 +23,7 @@ from longtake.flags import (
     frame_count,
     spread,
 )
+from longtake.places import check_results
 from longtake.terminal import bars, note, say
 
 if TYPE_CHECKING:
@@ -129,9 +131,9 @@ def evaluate(
         )
         show(scored_again(benchmark, annotations, predictions, style), out, as_json)
         return
+    check_answering(answering)
     plan = plan_of(benchmark, videos, subtitles, limit)
-    folder = out or Path(f"eval-{task}-{slug(model)}")
-    check_folder(folder, resume)
+    folder = free_folder(out or Path(f"eval-{task}-{slug(model)}"), resume)
     system = loaded(model, loading, condensing)
     name, asking = prepared(system, task, style, max_frames, subtitles, answering)
     what = {**about(benchmark, annotations), "model": model, "style": name}
@@ -225,15 +227,16 @@ def slug(model: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip("-.")
 
 
-def check_folder(folder: Path, resume: bool) -> None:
-    """Make the folder of results. Raises OptionError if a run is in it and is not to go on."""
+def free_folder(folder: Path, resume: bool) -> Path:
+    """The folder. Raises OptionError if no results can be in it, or a run is that is not to go on.
+
+    It is made when there is something to write.
+    """
     answers = folder / "answers.jsonl"
     if answers.exists() and not resume:
         raise OptionError(f"{answers} is there already; go on with --resume, or choose --out")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(f"{folder} cannot be made ({error.strerror}); choose --out") from error
+    check_results(folder)
+    return folder
 
 
 def header_of(system: System, asking: Asking, condensing: Condensing) -> dict[str, Any]:
@@ -249,6 +252,7 @@ def header_of(system: System, asking: Asking, condensing: Condensing) -> dict[st
         "prompts": asdict(asking.style),
         "frames": asking.frames or system.frames,
         **about(system, condensing.given()),
+        "parameters": sum(weight.numel() for weight in system.model.parameters()),
         "seed": asking.options.seed,
         "options": shaping,
     }
@@ -281,7 +285,8 @@ def show(report: Report, folder: Path | None, as_json: bool) -> None:
 
     text = report_text(report)
     if folder is not None:
-        check_folder(folder, resume=True)
+        check_results(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         save_report(report, folder / "result.json")
         save_text(f"{text}\n", folder / "result.txt")
         note(f"[saved in {folder}]")

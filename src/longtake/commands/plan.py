@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
+from longtake.commands.first import check_model, check_part
 from longtake.flags import (
     Condensing,
     JsonFlag,
@@ -16,8 +17,10 @@ from longtake.flags import (
     VideoFile,
     spread,
 )
+from longtake.places import check_video
 from longtake.plan_text import plan_text
 from longtake.terminal import busy
+from longtake.units import bytes_of
 
 
 @spread
@@ -33,6 +36,11 @@ def plan_watch(
     as_json: JsonFlag = False,
 ) -> None:
     """Tell what watching VIDEO will take - tokens, bytes, seconds - and what fits."""
+    check_video(video)
+    check_part(part)
+    check_model(model, loading, condensing)
+    if memory is not None:
+        bytes_of(memory, "memory")
     with busy(f"weighing {model}"):
         from longtake.planning import plan
 

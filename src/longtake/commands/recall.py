@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from longtake.commands.common import loaded, opened, watch
+from longtake.commands.common import loaded, watch
+from longtake.commands.first import check_answering, check_model, check_part
 from longtake.errors import DamagedError, NewerError, OptionError, StoreError, VideoError
 from longtake.flags import Answering, Condensing, Loading, MaxFrames, ModelName, Part
 from longtake.flags_library import Keeping
@@ -33,6 +34,11 @@ class Seeing:
     max_frames: MaxFrames = None
     part: Part
     condensing: Condensing
+
+    def check(self) -> None:
+        """Refuse at once what needs no torch to be refused. Raises CheckpointError, OptionError."""
+        check_part(self.part)
+        check_model(self.model, self.loading, self.condensing)
 
     def system(self) -> System:
         """Load the model."""
@@ -99,6 +105,7 @@ class Wanted:
     @classmethod
     def asked(cls, video: str, seeing: Seeing, answering: Answering, keeping: Keeping) -> Wanted:
         """By `ask` and `chat`."""
+        check_answering(answering)
         save: Literal["no", "try"] = "try" if keeping.save else "no"
         library = keeping.opened()
         return cls(video=video, seeing=seeing, answering=answering, library=library, save=save)
@@ -131,8 +138,8 @@ def recalled(wanted: Wanted, look: Look | None = None) -> Iterator[Recalled]:
 
     `look`: wants the video in any case; it is open until the `with` statement ends.
     """
-    from longtake.identity import is_address
     from longtake.library import is_file
+    from longtake.places import check_video, is_address
 
     library, video = wanted.library, wanted.video
     with ExitStack() as stack:
@@ -146,10 +153,12 @@ def recalled(wanted: Wanted, look: Look | None = None) -> Iterator[Recalled]:
                 raise VideoError(
                     f"{video}: neither a file nor the name of a watched video; see `longtake ls`"
                 )
+        check_video(video)
+        wanted.seeing.check()
         known, source = library is not None and library.may_know(video), None
         if not known or look is not None or wanted.seeing.max_frames == "auto":
             # a mistake in the video is told before a model is loaded
-            source = see(stack, wanted, video, look)
+            source = see(stack, video, look)
         system, found = wanted.seeing.system(), None
         if source is not None:
             wanted = replace(wanted, seeing=wanted.seeing.chosen(system, source))
@@ -158,7 +167,7 @@ def recalled(wanted: Wanted, look: Look | None = None) -> Iterator[Recalled]:
         elif library is not None and is_address(video) and isinstance(source, video_type()):
             found = by_video(stack, wanted, library, system, source)
         if found is None:
-            source = see(stack, wanted, video, None) if source is None else source
+            source = see(stack, video, None) if source is None else source
             found = watched(wanted, source, system)
         yield found
 
@@ -170,9 +179,11 @@ def video_type() -> type[Video]:
     return Video
 
 
-def see(stack: ExitStack, wanted: Wanted, place: str, look: Look | None) -> Opened:
-    """Open a video."""
-    source = stack.enter_context(opened(place, wanted.answering))
+def see(stack: ExitStack, place: str, look: Look | None) -> Opened:
+    """Open a video or a picture."""
+    from longtake.video.inputs import opened_source
+
+    source = stack.enter_context(opened_source(place))
     if look is not None:
         look(source)
     return source
@@ -186,7 +197,7 @@ def by_name(
         place = stored.video.place
         if not library.may_know(place) or library.identify(place).digest != stored.video.digest:
             raise OptionError(f"{stored.name}'s video is not where it was; give the file instead")
-        see(stack, wanted, place, look)
+        see(stack, place, look)
     system = wanted.seeing.system()
     if not library.fits(stored, system):
         raise StoreError(
@@ -203,13 +214,17 @@ def by_video(
 ) -> Recalled | None:
     """The memory of a video if the library has it and it can be read; a damaged one is removed."""
     from longtake.library import check_called
+    from longtake.store import check_layers
 
     stored = library.find(video, system, wanted.seeing.settings())
     if stored is None:
         return None
     check_called(stored, wanted.name)
     try:
-        memory = stack.enter_context(library.open(stored, str(system.model.device)))
+        with ExitStack() as opening:
+            memory = opening.enter_context(library.open(stored, str(system.model.device)))
+            check_layers(memory)  # an answer reads all of them, and damage is mended here alone
+            stack.enter_context(opening.pop_all())
     except DamagedError as error:
         say(f"{error}, which is done now", kind="warning")
         with suppress(StoreError):
@@ -260,7 +275,7 @@ def keep(
     library: Library, wanted: Wanted, system: System, memory: Memory, source: Opened
 ) -> Stored | None:
     """Save a memory of a video; a still picture is seen again as quickly as it is found."""
-    from longtake.identity import is_address
+    from longtake.places import is_address
     from longtake.thumbnails import thumbnails_of
 
     if not isinstance(source, video_type()):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from longtake.evaluate.plan import Plan
 from longtake.evaluate.report import Report, compared
+from longtake.places import names_of
 from longtake.terminal import say, table
 
 
@@ -24,12 +23,6 @@ def tell_missing(plan: Plan) -> None:
             "questions about their videos are asked without",
             kind="warning",
         )
-
-
-def names_of(names: Sequence[str]) -> str:
-    """The first few, and how many more there are."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{', '.join(names[:3])}{more}"
 
 
 def report_text(report: Report) -> str:
@@ -66,7 +59,7 @@ def notes(report: Report) -> list[str]:
 
 
 def comparison(report: Report) -> str:
-    """Published figures of the same system beside these; empty if there are none."""
+    """Published figures of the same model beside these; a line if there are none."""
     frames = report.header.get("frames")
     here = "here" if frames is None else f"here, {frames:,} frames"
     rows: list[tuple[str, ...]] = [("published", "setting", "figure", "%", here, "difference")]
@@ -74,4 +67,6 @@ def comparison(report: Report) -> str:
         rows.append(
             (row.model, row.setting, name, f"{score:.1f}", f"{own:.1f}", f"{own - score:+.1f}")
         )
-    return table(rows, "<<<>>>") if len(rows) > 1 else ""
+    if len(rows) > 1:
+        return table(rows, "<<<>>>")
+    return "no published figures for this model" if "system" in report.header else ""

@@ -9,6 +9,7 @@ from longtake.commands.recall import Seeing, Wanted, recalled
 from longtake.errors import OptionError
 from longtake.flags import Answering, JsonFlag, VideoFile, spread
 from longtake.flags_library import LibraryBudget, LibraryFolder, MemoryName, library_at
+from longtake.places import check_video
 
 
 @spread
@@ -25,7 +26,9 @@ def watch_video(
     kept = library_at(library, library_budget)
     if name is not None:
         kept.check_name(name)
-    kept.prepare()
+    check_video(video)
+    seeing.check()
+    kept.prepare()  # once the rest is known to be good
     wanted = Wanted(
         video=video,
         seeing=seeing,

@@ -188,3 +188,35 @@ def brief(value: object) -> str:
         return "missing"
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def find_list(place: Path) -> Path:
+    """The file that lists needles. Raises OptionError."""
+    if not place.exists():
+        raise OptionError(f"{place} does not exist; give a list of needles or a folder with one")
+    if not place.is_dir():
+        return place
+    kinds = ("*.json", "*.jsonl", "*.parquet")
+    below = (place, *sorted(path for path in place.iterdir() if path.is_dir()))
+    for folder in below:
+        found = sorted(path for kind in kinds for path in folder.glob(kind))
+        if len(found) > 1:
+            names = ", ".join(path.name for path in found[:4])
+            raise OptionError(f"{folder} holds several lists ({names}); name one of them")
+        if found:
+            return found[0]
+    raise OptionError(f"{place} holds no list of needles ({', '.join(kinds)})")
+
+
+def read_texts(paths: Sequence[str]) -> str:
+    """All texts, one after another. Raises OptionError for what is no text."""
+    parts = []
+    for path in paths:
+        try:
+            parts.append(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise OptionError(f"{path} is no text that can be read ({error})") from error
+    whole = "".join(parts)
+    if not whole.strip():
+        raise OptionError("the texts are empty; give a book")
+    return whole

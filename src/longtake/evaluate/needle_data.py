@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from longtake.errors import OptionError
-from longtake.evaluate.annotations import lines_of, parquet_rows
+from longtake.evaluate.annotations import find_list, lines_of, parquet_rows
 from longtake.parts.chat import PLACEHOLDER
 from longtake.train.questions import FIELDS, HELD_OUT_QUESTIONS, answer
 from longtake.train.words import TEST_WORDS
@@ -159,24 +159,6 @@ def read_needles(place: Path, chains: bool) -> list[Needle]:
         for picture in needle.pictures:
             picture.draw(1, 1)
     return needles
-
-
-def find_list(place: Path) -> Path:
-    """The file that lists needles. Raises OptionError."""
-    if not place.exists():
-        raise OptionError(f"{place} does not exist; give a list of needles or a folder with one")
-    if not place.is_dir():
-        return place
-    kinds = ("*.json", "*.jsonl", "*.parquet")
-    below = (place, *sorted(path for path in place.iterdir() if path.is_dir()))
-    for folder in below:
-        found = sorted(path for kind in kinds for path in folder.glob(kind))
-        if len(found) > 1:
-            names = ", ".join(path.name for path in found[:4])
-            raise OptionError(f"{folder} holds several lists ({names}); name one of them")
-        if found:
-            return found[0]
-    raise OptionError(f"{place} holds no list of needles ({', '.join(kinds)})")
 
 
 def items_of(file: Path) -> list[Mapping[str, Any]]:

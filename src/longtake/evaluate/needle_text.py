@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -122,20 +121,6 @@ class Book:
             places.append(int(rng.randint(0, there)))
             there += len(distractor)
         return places
-
-
-def read_texts(paths: Sequence[str]) -> str:
-    """All texts, one after another. Raises OptionError for what is no text."""
-    parts = []
-    for path in paths:
-        try:
-            parts.append(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise OptionError(f"{path} is no text that can be read ({error})") from error
-    whole = "".join(parts)
-    if not whole.strip():
-        raise OptionError("the texts are empty; give a book")
-    return whole
 
 
 def book_of(system: System, text: str, trial: TextTrial, numbers: Sequence[int]) -> Book:

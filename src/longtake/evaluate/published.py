@@ -6,6 +6,7 @@ rule of reading answers moves a score by points.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -27,6 +28,16 @@ class Published:
     """0 to 100; "overall", "mean by task", "R1@0.5", or axis and value as in "duration short"."""
     subtitles: bool = False
 
+    def sized(self, parameters: int | None) -> bool:
+        """Whether a model of so many weights, towers included, may be the published one."""
+        named = re.search(r"-([0-9]+)B", self.model)
+        assert named is not None, "every published model says its size"
+        billions = 1e9 * int(named[1])
+        return parameters is None or LEAST * billions < parameters < MOST * billions
+
+
+LEAST, MOST = 0.75, 1.4
+"""Weights of a model whose name rounds them: a "7B" with its tower has 7.9 to 8.7 billion."""
 
 LONGVA = "arXiv 2406.16852 and arXiv 2409.20018, tables"
 XL = "Video-XL repository, README tables"
@@ -166,10 +177,15 @@ PUBLISHED: tuple[Published, ...] = (
 )
 
 
-def published_for(task: str, system: str, subtitles: bool) -> tuple[Published, ...]:
-    """Rows of a task and a system, measured with subtitles or without."""
+def published_for(
+    task: str, system: str, subtitles: bool, parameters: int | None = None
+) -> tuple[Published, ...]:
+    """Rows of a task and a system, measured with subtitles or without, by models of this size.
+
+    `parameters`: weights of the model, if that is known.
+    """
     rows = (row for row in PUBLISHED if row.task == task and row.system == system)
-    return tuple(row for row in rows if row.subtitles == subtitles)
+    return tuple(row for row in rows if row.subtitles == subtitles and row.sized(parameters))
 
 
 def name_of(figure: Figure) -> str:

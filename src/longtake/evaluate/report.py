@@ -112,7 +112,10 @@ def _report(
         keyless=sum(not one.answer for one in options),
         figures=task.figures(scored),
         published=published_for(
-            task.name, str(header.get("system")), bool(header.get("subtitles"))
+            task.name,
+            str(header.get("system")),
+            bool(header.get("subtitles")),
+            header.get("parameters"),
         ),
         **told,
     )

@@ -37,6 +37,7 @@ class Results:
         self.header: Row = json.loads(line_of(header))  # as it will be read back
         self.rows: dict[str, Row] = {}
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             fresh = not path.exists() or not path.stat().st_size
             self._file = path.open("ab+")
         except OSError as error:

@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from longtake.choices import POOL_MODES, check_choice
 from longtake.errors import OptionError, PromptError
 from longtake.types import VisualTokens
 
 PoolMode = Literal["average", "max", "bilinear", "area"]
 """Means or maxima of blocks; values half way between the nearest patches (LLaVA-OneVision), which
 at a stride of 8 read 64 of 27 x 27; means of blocks that overlap, so that no patch is left out."""
-MODES: tuple[PoolMode, ...] = ("average", "max", "bilinear", "area")
 
 
 def grid_pool(features_TPD: Tensor, stride: int, mode: PoolMode = "average") -> Tensor:
@@ -85,9 +85,7 @@ class ProgressivePool:
                 raise OptionError(
                     f"pool {name} must be a whole number from {least}, got {value!r:.40}"
                 )
-        if self.mode not in MODES:
-            known = ", ".join(MODES)
-            raise OptionError(f"pool mode {self.mode!r:.40} is unknown; choose {known}")
+        check_choice("pool mode", self.mode, POOL_MODES)
         if self.low < self.high and self.group > 1:
             raise OptionError(
                 f"pool strides must rise from the first frame of a group to the others, got "

@@ -7,7 +7,6 @@ carried: the next window's first summary comes that much earlier.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, cycle, repeat
@@ -17,13 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from longtake.choices import check_mix
 from longtake.errors import OptionError
 
 Place = Literal["interleave", "append"]
 """Summaries stand among the visual tokens (as released), or all at the window's end."""
-
-MIXES = ("step-random", "instance-random", "sequence", "listed", "adapt-<tokens>")
-"""How a ratio is chosen where several are allowed; all but "listed" are the original's."""
 
 SEED = 42
 """The original seeds its generator with this, once per model; here it is fresh for each video."""
@@ -81,8 +78,8 @@ class Ratios:
     choices: tuple[int, ...]
     """Ratios to choose from; with mix "listed", the ratio of each window, the last one lasting."""
     mix: str = "step-random"
-    """One of MIXES. "adapt-<tokens>" takes the smallest ratio with which the video and so many
-    more tokens fit the positions."""
+    """One of `choices.MIXES`. "adapt-<tokens>" takes the smallest ratio with which the video and so
+    many more tokens fit the positions."""
     seed: int = SEED
     positions: int = 32768
     """max_position_embeddings of the checkpoint; for "adapt-" alone."""
@@ -92,10 +89,7 @@ class Ratios:
         whole = isinstance(found, tuple) and all(type(ratio) is int for ratio in found)
         if not whole or not self.choices or min(self.choices) < 1:
             raise OptionError(f"ratio must be whole numbers from 1, got {found!r}")
-        mix: object = self.mix
-        named = isinstance(mix, str) and re.fullmatch("adapt-[0-9]{1,9}", mix)
-        if mix not in MIXES[:-1] and not named:
-            raise OptionError(f"mix {self.mix!r} is unknown; choose {', '.join(MIXES)}")
+        check_mix(self.mix)
         if type(self.seed) is not int or self.seed < 0:
             raise OptionError(f"seed must be a whole number from 0, got {self.seed!r}")
 

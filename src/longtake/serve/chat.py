@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ from longtake.errors import OptionError, PromptError
 from longtake.serve.conversation import Talk, talk
 from longtake.serve.faults import Refusal, gone, refusal
 from longtake.serve.files import Work
-from longtake.serve.jobs import Job
+from longtake.serve.jobs import NO_VIDEO, Job
 from longtake.serve.replies import DONE, Reply, comment, event
 from longtake.serve.schema import ChatRequest, ImagePart, parsed
 from longtake.serve.service import Seen, Service
@@ -45,11 +45,16 @@ def routes(service: Service) -> APIRouter:
     return router
 
 
-async def begun(request: Request, service: Service) -> tuple[Asking, Job]:
-    """A question and the job it waits for; what was sent is let go with this. Raises Refusal."""
+async def begun(request: Request, service: Service) -> tuple[Asking, Job | None]:
+    """A question and the job it waits for, None where it is about no video.
+
+    What was sent is let go with this. Raises Refusal.
+    """
     async with service.inbox.body(request) as sent:
         asked = parsed(sent)
         asking = Asking(service, asked)
+        if not asking.looks:
+            return asking, None
         with service.files.work() as work:
             seen = await until_gone(request, asking.seen(work))
             return asking, service.watched(seen, kept=False)
@@ -63,9 +68,6 @@ def checked_talk(asked: ChatRequest, service: Service) -> Talk:
     wanted = talk(asked, service.limits)
     if not wanted.question.strip():
         raise Refusal(400, "invalid_value", "the last message has no words", param="messages")
-    if not wanted.media:
-        told = "no video and no image came with the messages; add a video_url part"
-        raise Refusal(400, "media_missing", told, param="messages")
     try:
         service.memories.check(wanted.question, wanted.history, wanted.options)
     except (OptionError, PromptError) as error:
@@ -83,6 +85,7 @@ class Asking:
         self._wanted = checked_talk(asked, service)
         self._until = asyncio.get_running_loop().time() + service.limits.answer_seconds
         self.streams = asked.stream
+        self.looks = bool(self._wanted.media)
         self._counted = asked.stream_options is not None and asked.stream_options.include_usage
 
     async def seen(self, work: Work) -> Seen:
@@ -98,14 +101,14 @@ class Asking:
         except TimeoutError as error:
             raise self._late() from error
 
-    async def whole(self, job: Job) -> dict[str, object]:
+    async def whole(self, job: Job | None) -> dict[str, object]:
         """A chat.completion. Raises Refusal."""
         try:
             async with asyncio.timeout_at(self._until):
-                async with self._service.waiting(job) as settled:
-                    await settled.wait()
-                    self._ready(job)
-                async with self._service.asking(job, self._wanted, stream=False) as heard:
+                async with aclosing(self._signs(job)) as signs:
+                    async for _ in signs:
+                        pass
+                async with self._service.asking(id_of(job), self._wanted, stream=False) as heard:
                     while not isinstance(told := await heard.get(), Done):
                         if isinstance(told, Failed):
                             raise told.refusal
@@ -113,18 +116,15 @@ class Asking:
         except TimeoutError as error:
             raise self._late() from error
 
-    async def stream(self, job: Job) -> AsyncIterator[str]:
+    async def stream(self, job: Job | None) -> AsyncIterator[str]:
         """Server-sent events up to [DONE]; what goes wrong on the way is an event as well."""
         reply = self._reply(job)
         try:
             async with asyncio.timeout_at(self._until):
-                async with self._service.waiting(job) as settled:
-                    while not settled.is_set():
-                        yield comment(sign(job, self._service.line.place(job.id)))
-                        with suppress(TimeoutError):
-                            await asyncio.wait_for(settled.wait(), SIGN_SECONDS)
-                    self._ready(job)
-                async with self._service.asking(job, self._wanted, stream=True) as heard:
+                async with aclosing(self._signs(job)) as signs:
+                    async for one in signs:
+                        yield comment(one)
+                async with self._service.asking(id_of(job), self._wanted, stream=True) as heard:
                     yield reply.begin()
                     while not isinstance(told := await heard.get(), Done):
                         if isinstance(told, Failed):
@@ -139,8 +139,19 @@ class Asking:
         except Refusal as error:
             yield event(error.body())
 
-    def _reply(self, job: Job) -> Reply:
-        return Reply(model=self._service.about.model, video=job.id)
+    async def _signs(self, job: Job | None) -> AsyncGenerator[str]:
+        """How far a job is, until it is ready. Raises the Refusal of one that came to nothing."""
+        if job is None:
+            return
+        async with self._service.waiting(job) as settled:
+            while not settled.is_set():
+                yield sign(job, self._service.line.place(job.id))
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(settled.wait(), SIGN_SECONDS)
+            self._ready(job)
+
+    def _reply(self, job: Job | None) -> Reply:
+        return Reply(model=self._service.about.model, video=None if job is None else job.id)
 
     def _ready(self, job: Job) -> None:
         """Raise the Refusal of a job that came to nothing."""
@@ -152,6 +163,11 @@ class Asking:
     def _late(self) -> Refusal:
         seconds = self._service.limits.answer_seconds
         return Refusal(504, "timeout", f"there was no answer within {seconds:.0f} s")
+
+
+def id_of(job: Job | None) -> str:
+    """What a question is about."""
+    return NO_VIDEO if job is None else job.id
 
 
 def deleted() -> Refusal:

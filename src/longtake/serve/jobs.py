@@ -22,6 +22,10 @@ Mark = tuple[int, ...]
 """What a file is on the disk; another one whenever its bytes may have changed."""
 
 
+NO_VIDEO = "none"
+"""Stands for a video's id where a question is about none."""
+
+
 class Left(Exception):  # noqa: N818 - no error: its client went
     """Nobody wants the video any more."""
 

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from longtake.library import Library
 from longtake.many import Batch
 from longtake.parts.chat import Turn, check_words
 from longtake.serve.faults import Refusal, sendable
-from longtake.serve.jobs import Facts, Film, Job, Part, check_unchanged
+from longtake.serve.jobs import NO_VIDEO, Facts, Film, Job, Part, check_unchanged
 from longtake.serve.limits import Limits
 from longtake.serve.looking import film, picture
 from longtake.serve.shelved import Looked, Shelved
@@ -147,6 +147,8 @@ class Memories:
 
         Raises Refusal if its memory is gone, StoreError if it cannot be read.
         """
+        if video == NO_VIDEO:
+            return Batch(self._system, self._blank, most=self._limits.rows)
         with self._lock:
             held = self._held.get(video)
             if held is not None:
@@ -158,6 +160,11 @@ class Memories:
             with suppress(OSError):  # as if it were opened once more
                 os.utime(held.file)
         return Batch(self._system, held.memory, most=self._limits.rows)
+
+    @cached_property
+    def _blank(self) -> Memory:
+        """What a question without a video is asked of."""
+        return self._system.blank()
 
     def facts(self, video: str) -> Facts | None:
         """What a memory that is held says of itself."""

@@ -6,9 +6,13 @@ repetition_penalty). Ours are under `longtake`.
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from longtake.serve.faults import Refusal
 
@@ -149,10 +153,71 @@ def parsed(body: bytes) -> ChatRequest:
     try:
         return ChatRequest.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        if first["type"] == "json_invalid":
-            raise Refusal(400, "invalid_json", f"the body is no JSON: {first['msg']}") from error
-        code = "unknown_parameter" if first["type"] == "extra_forbidden" else "invalid_value"
-        told = f"{where or 'the body'}: {first['msg']}"[:500]
-        raise Refusal(400, code, told, param=where or None) from error
+        told, where = first_of(error.errors(include_url=False))
+        if told[0]["type"] == "json_invalid":
+            said = f"the body is no JSON: {told[0]['msg']}"
+            raise Refusal(400, "invalid_json", said) from error
+        known = told[0]["type"] != "extra_forbidden"
+        code = "invalid_value" if known else "unknown_parameter"
+        line = f"{where[:200] or 'the body'} {why(told)}"
+        raise Refusal(400, code, line, param=where or None) from error
+
+
+def first_of(errors: Sequence[ErrorDetails]) -> tuple[list[ErrorDetails], str]:
+    """What is wrong with the first field that is wrong, and its name.
+
+    Of a field that may be of several types, what is wrong within the one that it seems to be.
+    """
+    names = [
+        ".".join(str(part) for part in one["loc"] if not WAY.fullmatch(str(part))) for one in errors
+    ]
+    inside = [name for name in names if name.startswith(f"{names[0]}.")]
+    where = inside[0] if inside else names[0]
+    return [one for one, name in zip(errors, names, strict=True) if name == where], where
+
+
+WAY = re.compile(r"str|list\[.*")
+"""What pydantic adds to a field's place where several types are taken."""
+
+WRONG = {
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "string_type": "must be a text",
+    "list_type": "must be a list",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "greater_than_equal": "must be {ge:.19g} or more",
+    "greater_than": "must be above {gt:.19g}",
+    "less_than_equal": "must be at most {le:.19g}",
+    "less_than": "must be below {lt:.19g}",
+    "literal_error": "must be {expected}",
+    "union_tag_invalid": "must have a type that is one of {expected_tags}",
+    "string_too_short": "must not be empty",
+    "too_short": "must not be empty",
+    "missing": "is missing",
+    "extra_forbidden": "is not supported here",
+}
+"""What is said of a field, by pydantic's name of what is wrong with it."""
+UNSHOWN = ("missing", "extra_forbidden", "string_too_short", "too_short", "union_tag_invalid")
+
+
+def why(told: Sequence[ErrorDetails]) -> str:
+    """What is wrong with a field, and what it was, in a line."""
+    kind = told[0]["type"]
+    if kind not in WRONG:
+        return f"cannot be used: {told[0]['msg']}"[:300]
+    ways = [WRONG[one["type"]].format(**one.get("ctx", {})) for one in told if one["type"] in WRONG]
+    ways[0] = ways[0].replace("False", "false").replace("True", "true")  # as JSON has them
+    line = " or ".join([ways[0], *(way.removeprefix("must be ") for way in ways[1:])])
+    return line if kind in UNSHOWN else f"{line}, got {shown(told[0]['input'])}"
+
+
+def shown(value: object) -> str:
+    """A value as JSON writes it, but for the greater part of a long one."""
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    return json.dumps(value[:40] if isinstance(value, str) else value, default=str)[:60]

@@ -189,9 +189,9 @@ class Service:
 
     @asynccontextmanager
     async def asking(
-        self, job: Job, talk: Talk, *, stream: bool
+        self, video: str, talk: Talk, *, stream: bool
     ) -> AsyncIterator[asyncio.Queue[Text | Done | Failed]]:
-        """What becomes of a question about a job that is ready; leaving gives it up.
+        """What becomes of a question about a video that is ready, or NO_VIDEO; leaving gives it up.
 
         `stream`: pieces of text are told as they are written. Raises Refusal.
         """
@@ -202,7 +202,7 @@ class Service:
             loop.call_soon_threadsafe(heard.put_nowait, told)
 
         question = Question(
-            video=job.id,
+            video=video,
             text=talk.question,
             history=talk.history,
             options=talk.options,

@@ -20,6 +20,7 @@ from longtake.serve.files import Work
 from longtake.serve.form import Form
 from longtake.serve.inbox import blocks, size_of
 from longtake.serve.jobs import Job
+from longtake.serve.schema import shown
 from longtake.serve.service import Seen, Service
 
 FORM_BYTES = 64 * 1024
@@ -53,16 +54,14 @@ def routes(service: Service) -> APIRouter:
 def add_list(router: APIRouter, service: Service) -> None:
     """What there is, more of it, less of it."""
 
-    def shown(job: Job) -> dict[str, Any]:
+    def told(job: Job) -> dict[str, Any]:
         return job.shown(service.line.place(job.id)) | {"playable": service.playable(job)}
 
     @router.get("")
     async def every() -> Response:
         """All videos, the newest first."""
         await service.refresh()
-        return JSONResponse(
-            {"object": "list", "data": [shown(job) for job in service.videos.all()]}
-        )
+        return JSONResponse({"object": "list", "data": [told(job) for job in service.videos.all()]})
 
     @router.post("")
     async def send(request: Request) -> Response:
@@ -76,12 +75,15 @@ def add_list(router: APIRouter, service: Service) -> None:
             else:
                 seen = await received(service, request, kind, work)
             job = service.watched(seen, kept=True)
-        return JSONResponse(shown(job), 200 if job.state == "ready" else 202)
+        # the same bytes are one video, under the name they came with first
+        name = seen.films[0].name
+        sent_as = {"sent_as": name if name != job.films[0].name else None}
+        return JSONResponse(told(job) | sent_as, 200 if job.state == "ready" else 202)
 
     @router.get("/{video}")
     async def one(video: str) -> Response:
         """A video, with its progress while it is watched."""
-        return JSONResponse(shown(service.videos.get(video)))
+        return JSONResponse(told(service.videos.get(video)))
 
     @router.delete("/{video}")
     async def remove(video: str) -> Response:
@@ -187,7 +189,8 @@ def sight_of(said: Mapping[str, Any], known: tuple[str, ...]) -> Sight:
             raise Refusal(400, "unknown_parameter", f"{name[:80]!r} is unknown", param=name[:80])
     frames = number(said.get("max_frames"), "max_frames")
     if frames is not None and (frames != int(frames) or frames < 1):
-        raise Refusal(400, "invalid_value", "max_frames is a whole number", param="max_frames")
+        told = f"max_frames must be a whole number from 1, got {frames:g}"
+        raise Refusal(400, "invalid_value", told, param="max_frames")
     rate = number(said.get("fps"), "fps")
     if rate is not None and not 0 < rate <= 1000:
         raise Refusal(400, "invalid_value", "fps must be above 0, at most 1000", param="fps")
@@ -210,7 +213,8 @@ def number(value: Any, name: str) -> float | None:
         if not math.isfinite(found):
             raise ValueError
     except (ValueError, OverflowError) as error:
-        raise Refusal(400, "invalid_value", f"{name} must be a number", param=name) from error
+        told = f"{name} must be a number, got {shown(value)}"
+        raise Refusal(400, "invalid_value", told, param=name) from error
     return found
 
 

@@ -7,7 +7,8 @@ from types import ModuleType
 
 import torch
 
-from longtake.errors import CheckpointError, OptionError
+from longtake.choices import check_choice
+from longtake.errors import CheckpointError
 from longtake.folder import read_folder
 from longtake.system import System
 from longtake.systems import llava_onevision, longva, video_xl, videochat_flash
@@ -36,8 +37,8 @@ def open_system(
     Raises CheckpointError if none or several do, OptionError for an unknown name.
     """
     folder = read_folder(path, bare)
-    if system is not None and system not in SYSTEMS:
-        raise OptionError(f"system {system!r} is unknown; choose {', '.join(SYSTEMS)}")
+    if system is not None:
+        check_choice("system", system, tuple(SYSTEMS))
     claims = [name for name, module in SYSTEMS.items() if module.recognises(folder.config)]
     chosen = system or (claims[0] if len(claims) == 1 else None)
     if chosen is None:

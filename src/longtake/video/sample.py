@@ -44,6 +44,18 @@ PART_END = 0.1
 """Seconds before the end of a video where a part of it must end (VideoChat-Flash)."""
 
 
+def check_times(start: float | None, end: float | None) -> None:
+    """Raise OptionError for what bounds no part of any video."""
+    for name, value in (("start", start), ("end", end)):
+        if value is not None and not math.isfinite(value):
+            raise OptionError(f"{name} must be a time in seconds, got {value}")
+    begins = max(start or 0.0, 0.0)
+    if end is not None and end <= begins:
+        raise OptionError(
+            f"no frame lies between {begins:g} s and {end:g} s; choose another start or end"
+        )
+
+
 def part_of(whole: Footage, start: float | None, end: float | None) -> Footage:
     """The part of a video between two times in seconds; None is its beginning, or its end.
 
@@ -52,9 +64,7 @@ def part_of(whole: Footage, start: float | None, end: float | None) -> Footage:
     """
     if start is None and end is None:
         return whole
-    for name, value in (("start", start), ("end", end)):
-        if value is not None and not math.isfinite(value):
-            raise OptionError(f"{name} must be a time in seconds, got {value}")
+    check_times(start, end)
     begins = max(0.0 if start is None else start, 0)
     ends = min(whole.seconds - PART_END, math.inf if end is None else end)
     frames = int((ends - begins) * whole.fps)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
-import re
 import tempfile
 import threading
 import urllib.error
@@ -28,6 +27,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from longtake.errors import VideoError
+from longtake.places import check_file, check_video, is_address
 
 LIMIT_BYTES = 16 << 30
 """Most bytes taken from an address or a pipe unless the caller says otherwise."""
@@ -147,9 +147,8 @@ def find_source(
     A file object is read from its first byte and left open. `limit_bytes` bounds what an address
     or a pipe may deliver. Raises VideoError when nothing can be read there.
     """
-    if isinstance(source, str) and (scheme := re.match(r"([A-Za-z][\w+.-]*)://", source)):
-        if scheme[1].lower() not in ("http", "https"):
-            raise VideoError(f"{source}: expected a path or an http(s) address, not {scheme[1]}://")
+    if isinstance(source, str) and is_address(source):
+        check_video(source)
         return _download(source, limit_bytes)
     if isinstance(source, (str, os.PathLike)):
         return _on_disk(Path(source))
@@ -210,18 +209,7 @@ def read_packets(container: InputContainer, stream: VideoStream) -> Iterator[Pac
 
 
 def _on_disk(path: Path) -> Source:
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError as problem:
-        raise VideoError(f"{path}: no such file; check the path") from problem
-    except OSError as problem:
-        raise VideoError(f"{path}: cannot be read ({problem.strerror})") from problem
-    if path.is_dir():
-        raise VideoError(f"{path}: is a folder, expected a video file; name one file in it")
-    if path.is_file() and size == 0:
-        raise VideoError(f"{path}: is empty (0 bytes), expected a video; copy or download it again")
-    if not os.access(path, os.R_OK):
-        raise VideoError(f"{path}: may not be read (permission denied); change its permissions")
+    check_file(path)
     return Source(path.name, str(path), owned=False)
 
 

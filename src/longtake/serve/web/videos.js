@@ -24,6 +24,8 @@ export function progressOf(video) {
   return `watching ${share}${left}`;
 }
 
+const dismiss = (note) => el("button", { type: "button", class: "plain", onclick: () => note.remove() }, "Dismiss");
+
 export class Videos {
   /** `onpick(video)` when one is opened, `onstate(error)` after each look at the server. */
   constructor({ onpick, onstate }) {
@@ -76,14 +78,18 @@ export class Videos {
         bar.value = share;
         if (share === 1) text.textContent = `Checking ${file.name}`;
       });
-      note.remove();
+      if (video.sent_as) {
+        bar.remove();
+        text.textContent = `${video.sent_as} is here already, as ${video.name}: the files are the same.`;
+        note.append(dismiss(note));
+      } else note.remove();
       await this.look();
       this.pick(video.id, true);
     } catch (error) {
       bar.remove();
       note.classList.add("bad");
       text.textContent = `${file.name}: ${error.message}`;
-      note.append(el("button", { type: "button", class: "plain", onclick: () => note.remove() }, "Dismiss"));
+      note.append(dismiss(note));
     }
   }
 
