@@ -97,8 +97,6 @@ def measured(cases: Sequence[Case]) -> list[Taken]:
     environment = dict(os.environ, PYTHONPATH=f"{ROOT / 'src'}:{ROOT}", OMP_NUM_THREADS="1")
     # or glibc keeps freed pages for later, as many as happen to lie at the end of its heaps
     environment |= {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
-    # or MKL keeps what it packed matrices into, which depends on what was multiplied before
-    environment |= {"MKL_DISABLE_FAST_MM": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code, json.dumps([asdict(case) for case in cases])],
         env=environment,

@@ -31,6 +31,9 @@ QUESTION = 64
 TABLE_BYTES = 8
 """Of a pixel while one of its three colours becomes numbers: an index and what it picks."""
 
+ANSWERING = 400 * 2**10
+"""Bytes of small pieces while a question is answered, as measured."""
+
 MARGIN = 0.1
 """How far a prediction may be off: what is refused is past any doubt, what is chosen too."""
 
@@ -268,4 +271,4 @@ def question_bytes(decoder: Decoder, place: Place, shown: Showing, behind: int) 
     new = (rows + shown.answer) * 2 * decoder.layers * decoder.kv_heads * decoder.head_dim
     looked = behind * (3 * decoder.heads * torch.float32.itemsize + 2 * torch.float64.itemsize)
     work = max(layer_bytes(decoder, place, rows) + looked, head_bytes(decoder, place))
-    return new * place.item + work
+    return new * place.item + work + ANSWERING
