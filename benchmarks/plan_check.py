@@ -33,7 +33,8 @@ from tests.sized import bare, filled, sized, small_umt
 
 from longtake import rates
 from longtake.clock import cores
-from longtake.needs import THREADS, Needs
+from longtake.needs import Needs
+from longtake.pictures import THREADS
 from longtake.planning import Setting, plan
 from longtake.system import System
 from longtake.targets import Where, fitting_of

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks import footage
 
 import longtake
 from longtake.api import skeleton
@@ -19,6 +20,7 @@ from longtake.errors import CapacityError, CheckpointError, OptionError
 from longtake.fitting import Fitting, largest
 from longtake.gpus import GPUS, gpu_of
 from longtake.needs import MARGIN, Place
+from longtake.pictures import Pictures
 from longtake.planning import Plan, plan
 from longtake.room import limits
 from longtake.system import System
@@ -162,13 +164,13 @@ def within(predicted: float, found: float, share: float = MARGIN) -> bool:
     return abs(predicted - found) <= share * found
 
 
-def check_peaks(cases: Sequence[Case], home: Path) -> None:
+def check_peaks(cases: Sequence[Case], home: Path, clip: Path | None = None) -> None:
     """Measure, and compare with what was foretold; all that are off are shown.
 
     How far decoding runs ahead depends on who else uses the machine, so what is off is measured
     again; what was foretold wrongly is off each time.
     """
-    clip = write_clip(home / "long.mp4", 640, rate=1)
+    clip = clip or write_clip(home / "long.mp4", 640, rate=1)
     every = [replace(case, clip=str(clip)) for case in cases]
     for turn in range(3):
         taken = zip(every, measured(every), strict=True)
@@ -201,6 +203,38 @@ def test_the_peak_of_a_real_process(tmp_path: Path) -> None:
 def test_the_peak_of_real_processes(tmp_path: Path) -> None:
     """The same over all systems and their options."""
     check_peaks(MORE, tmp_path)
+
+
+H264 = (
+    Case(system="videochat_flash", clip="", frames=64, config=WIDE),
+    Case(
+        system="videochat_flash",
+        clip="",
+        frames=64,
+        config=WIDE | {"hidden_size": 256, "intermediate_size": 1024},
+        options={"drop": "2,5:1,0.75,0.25"},
+    ),
+)
+
+
+@pytest.mark.slow
+def test_the_peak_of_decoding_a_larger_video(tmp_path: Path) -> None:
+    """Pictures of 640 x 360 with B-frames: what decoders hold and what waits is most of it."""
+    clip = footage.make(tmp_path, seconds=80, gop=50)
+    check_peaks(H264, tmp_path, clip)
+
+
+def test_pictures_on_their_way_by_hand() -> None:
+    """A picture of 64 x 64, seen at 32 x 32: 12,288 and 3,072 bytes."""
+    shots = Pictures.of(64, 64, 32)
+    assert shots.bytes(0) == shots.decoders + 16 * 3072
+    # one chunk to come: it is resized and still there as it was decoded
+    assert shots.bytes(16) == shots.bytes(0) + 16 * (12288 + 3072)
+    # more than that: two wait resized, or all are there as decoded, whichever is more
+    assert shots.bytes(48) == shots.bytes(0) + 16 * 3072 + 48 * 12288
+    clips = Pictures.of(64, 64, 32, clip=4)
+    assert clips.at_first(16) == shots.bytes(16)
+    assert clips.bytes(16) - clips.at_first(16) == 2 * 16 * 3072
 
 
 def test_pictures_to_decode_are_counted_as_the_reader_decodes(

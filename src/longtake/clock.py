@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 
 from longtake.costs import Stage, flops_of, layer_weights, linear_flops, question_flops, run_flops
-from longtake.needs import THREADS, Needs, Place
+from longtake.needs import Needs, Place
+from longtake.pictures import THREADS
 from longtake.rates import Rates
 from longtake.system import System
 from longtake.video.effort import FilmRates

@@ -147,7 +147,8 @@ class Dropped(System):
         waiting = self.holding.waiting([tokens])
         ranking = 3 * decoder.heads * waiting * torch.float32.itemsize
         passing = self._descending(tokens, place, self.drop.shared, drops, 0)
-        block = layer_bytes(decoder, place, min(waiting, place.block))
+        staying = max(self.drop.counts(tokens)[self.drop.shared + 1 :])
+        block = layer_bytes(decoder, place, min(staying + shown.question, place.block))
         made = self._made(tokens, place, self.drop.shared)
         return asked - unpacked + max(passing + block, ranking, made + unpacked)
 

@@ -21,27 +21,18 @@ from longtake.parts.abreast import in_flight, lanes
 from longtake.parts.cache import SLACK
 from longtake.parts.qwen2 import MLP_CHUNK
 from longtake.parts.vit import CPU_BYTES
+from longtake.pictures import Pictures
 from longtake.reader import CHUNK
 from longtake.sizes import Decoder, VideoSizes
-from longtake.video.pipeline import Shape
 
 QUESTION = 64
 """Tokens of a question and of the words around it, where nobody says how many."""
 
-THREADS = 2
-"""Decoders side by side, see `Video.read`."""
-
-REFERENCES = 6
-"""Pictures that a decoder holds besides the one it gives out: H.264 commonly asks for 4."""
-
-HEAPS = 4 * 2**20
-"""Bytes of threads and of what decoders and PIL allocate in small pieces, as measured."""
-
-STAGED_CHUNKS = 4
-"""Chunks of resized frames: two in the queue (`video.prefetch`), one being made, one seen."""
-
 TABLE_BYTES = 8
 """Of a pixel while one of its three colours becomes numbers: an index and what it picks."""
+
+ANSWERING = 400 * 2**10
+"""Bytes of small pieces while a question is answered, as measured."""
 
 MARGIN = 0.1
 """How far a prediction may be off: what is refused is past any doubt, what is chosen too."""
@@ -123,41 +114,6 @@ class Needs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures:
-    """Bytes of pictures on their way, by how many chunks are still to be seen."""
-
-    raw: int
-    """One as it was decoded."""
-    fitted: int
-    """One as the tower gets it."""
-    seen: int
-    """Fitted ones while a chunk is seen; clips are copies of it and of the chunk before."""
-    most: int
-    """Decoded ones at once, at most."""
-    decoders: int
-    """What decoders hold for themselves."""
-
-    @classmethod
-    def of(cls, shown: Showing, side: int, clip: int = 1) -> Pictures:
-        """Of a video and a tower that sees clips of so many frames."""
-        shape = Shape(width=shown.width, height=shown.height, quarter_turns=0)
-        raw = 3 * shown.height * shown.width
-        return cls(
-            raw=raw,
-            fitted=3 * side * side,
-            seen=CHUNK * (3 if clip > 1 else 1),
-            most=2 * CHUNK + shape.beyond(THREADS),
-            decoders=HEAPS + THREADS * REFERENCES * raw // 2,  # chroma of a quarter each
-        )
-
-    def bytes(self, left: int) -> int:
-        """While one chunk is seen and so many frames are to come."""
-        waiting = min(left, (STAGED_CHUNKS - 1) * CHUNK)
-        raw = min(left - waiting, self.most)
-        return (self.seen + waiting) * self.fitted + raw * self.raw + self.decoders
-
-
-@dataclass(frozen=True, kw_only=True)
 class Eye:
     """How a tower looks."""
 
@@ -173,12 +129,39 @@ class Eye:
 
 
 def tower_bytes(eye: Eye, place: Place, frames: int) -> int:
-    """The tower on as many frames as it sees at once, beside what the chunk has become so far."""
-    sizes, item = eye.sizes, place.item
-    tower, chunk = sizes.tower, -(-min(frames, CHUNK) // sizes.clip) * sizes.clip
-    clips = min(eye.at_once, chunk // sizes.clip)
-    if place.on_cpu:
-        clips = in_flight(eye.at_once, chunk // sizes.clip)
+    """The tower on a chunk of frames, in parts, beside what the chunk has become so far."""
+    chunk, part = chunk_frames(eye, frames), part_frames(eye, place, frames)
+    last, made = chunk % part, made_bytes(eye, place, chunk)
+    before = made_bytes(eye, place, chunk - last - part)
+    most = before + max(numbers_bytes(eye, part), looking_bytes(eye, place, part))
+    if last:
+        ended = made_bytes(eye, place, chunk - last)
+        most = max(most, ended + looking_bytes(eye, place, last))
+    return max(most, 2 * made)  # what the parts have become is joined
+
+
+def chunk_frames(eye: Eye, frames: int) -> int:
+    """Frames of a chunk, its last clip filled up."""
+    clip = eye.sizes.clip
+    return -(-min(frames, CHUNK) // clip) * clip
+
+
+def part_frames(eye: Eye, place: Place, frames: int) -> int:
+    """Of a chunk of frames, those whose activations are there at the same time."""
+    clip = eye.sizes.clip
+    clips = chunk_frames(eye, frames) // clip
+    return clip * (in_flight(eye.at_once, clips) if place.on_cpu else min(eye.at_once, clips))
+
+
+def numbers_bytes(eye: Eye, frames: int) -> int:
+    """While pixels of frames become numbers."""
+    return frames * eye.side**2 * (3 * torch.float32.itemsize + TABLE_BYTES)
+
+
+def looking_bytes(eye: Eye, place: Place, frames: int) -> int:
+    """The tower and projector on frames that are seen at once, beside their pixels."""
+    sizes, item, tower = eye.sizes, place.item, eye.sizes.tower
+    clips = frames // sizes.clip
     m = clips * (sizes.clip * patches(tower) + sizes.class_token)
     wide = eye.hidden * m * tower.mlp * item
     if eye.cut and place.on_cpu:
@@ -186,12 +169,9 @@ def tower_bytes(eye: Eye, place: Place, frames: int) -> int:
     acting = 2 * m * tower.hidden * item + max(wide, 5 * m * tower.hidden * item)
     if sizes.merged:  # scores of one half of the tokens with the other
         acting = max(acting, (m // 2) ** 2 // clips * item + 4 * m * tower.hidden * item)
-    made = made_bytes(eye, place, chunk)
-    part = made_bytes(eye, place, clips * sizes.clip)
-    # between the projector's linears a part is there twice, and so is the chunk when it is joined
-    pixels = clips * sizes.clip * eye.side**2
-    looking = pixels * 3 * torch.float32.itemsize + max(acting, 2 * part, pixels * TABLE_BYTES)
-    return max(made - part + looking, 2 * made)
+    # between the projector's linears what is made is there twice
+    pixels = frames * eye.side**2 * 3 * torch.float32.itemsize
+    return pixels + max(acting, 2 * made_bytes(eye, place, frames))
 
 
 def made_bytes(eye: Eye, place: Place, frames: int) -> int:
@@ -232,17 +212,36 @@ def streaming_bytes(flow: Flow, eye: Eye, place: Place, shown: Showing, pictures
 
     Chunks earlier fewer tokens are cached, but more pictures are on their way.
     """
-    tower, most = tower_bytes(eye, place, shown.frames), 0
-    chunks = -(-shown.frames // CHUNK)
-    before = made_bytes(eye, place, CHUNK) if chunks > 1 else 0
-    for left in range(min(chunks, STAGED_CHUNKS + pictures.most // CHUNK + 1)):
-        seen = max(0, flow.tokens - (left + 1) * flow.chunk)
-        # a chunk stays pooled, joined, and with the block that is read next, beside what waits
-        rows = min(3 * flow.chunk, seen) + min(place.block, seen - flow.read(seen))
-        held = flow.cached(flow.read(seen)) + rows * flow.width + (before if seen else 0)
-        shots = pictures.bytes(min(left * CHUNK, shown.frames)) if place.on_cpu else 0
+    most, chunks = 0, -(-shown.frames // CHUNK)
+    before = made_bytes(eye, place, CHUNK)
+    # a chunk stays pooled and joined; what waits is joined to it once more
+    copies = 1 if eye.sizes.merged else 3
+    for left in range(min(chunks, pictures.deep)):
+        number = chunks - 1 - left
+        coming = max(0, shown.frames - (number + 1) * CHUNK)
+        tower = tower_bytes(eye, place, shown.frames - number * CHUNK)
+        if number == 0:
+            most = max(most, flow.cached(0) + first_bytes(eye, place, shown, pictures))
+            continue
+        seen = min(flow.tokens, number * flow.chunk)
+        read = flow.read(seen)
+        rows = min(copies * flow.chunk + seen - read, (copies - 1) * flow.chunk + seen)
+        held = flow.cached(read) + rows * flow.width + before
+        shots = pictures.bytes(coming) if place.on_cpu else 0
         most = max(most, held + tower + shots)
     return most
+
+
+def first_bytes(eye: Eye, place: Place, shown: Showing, pictures: Pictures) -> int:
+    """While the first chunk is seen: its pixels become numbers before many more are decoded."""
+    coming, tower = max(0, shown.frames - CHUNK), tower_bytes(eye, place, shown.frames)
+    if not place.on_cpu:
+        return tower
+    chunk, shots = chunk_frames(eye, shown.frames), pictures.at_first(coming)
+    if part_frames(eye, place, shown.frames) < chunk:
+        return tower + shots
+    looking = max(looking_bytes(eye, place, chunk), 2 * made_bytes(eye, place, chunk))
+    return max(numbers_bytes(eye, chunk) + pictures.at_first(min(coming, CHUNK)), looking + shots)
 
 
 def reading_bytes(sizes: VideoSizes, place: Place, rows: int, tokens: int) -> int:
@@ -272,4 +271,4 @@ def question_bytes(decoder: Decoder, place: Place, shown: Showing, behind: int) 
     new = (rows + shown.answer) * 2 * decoder.layers * decoder.kv_heads * decoder.head_dim
     looked = behind * (3 * decoder.heads * torch.float32.itemsize + 2 * torch.float64.itemsize)
     work = max(layer_bytes(decoder, place, rows) + looked, head_bytes(decoder, place))
-    return new * place.item + work
+    return new * place.item + work + ANSWERING

@@ -20,7 +20,6 @@ from longtake.needs import (
     Eye,
     Flow,
     Needs,
-    Pictures,
     Place,
     Showing,
     question_bytes,
@@ -32,6 +31,7 @@ from longtake.needs import (
 from longtake.parts.cache import GrowingCache, kv_bytes_per_token
 from longtake.parts.quantise import quantised_bytes, quantised_bytes_per_token, unpacked_bytes
 from longtake.parts.vit import ViTConfig
+from longtake.pictures import Pictures
 from longtake.reader import CHUNK
 from longtake.seeing import Seeing
 
@@ -169,7 +169,8 @@ class Weighing(Seeing):
         tokens, text = self.arranged(shown.frames) or 0, shown.text
         sizes, eye = self.video_sizes, self.eye(place)
         chunk = min(tokens, round(CHUNK * tokens / shown.frames))
-        pictures, upcast = Pictures.of(shown, eye.side, sizes.clip), upcast_bytes(sizes, place)
+        upcast = upcast_bytes(sizes, place)
+        pictures = Pictures.of(shown.height, shown.width, eye.side, sizes.clip)
         flow = Flow(
             tokens=tokens,
             chunk=chunk,
@@ -182,7 +183,7 @@ class Weighing(Seeing):
         reading = reading_bytes(sizes, place, self.read_rows(place), tokens)
         memory = self.memory_bytes(tokens, place.dtype, text)
         return Needs(
-            pictures=pictures.bytes(shown.frames),
+            pictures=pictures.bytes(max(0, shown.frames - CHUNK)),
             tower=tower_bytes(eye, place, shown.frames),
             reading=reading,
             cache=cache,
