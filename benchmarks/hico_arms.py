@@ -23,11 +23,10 @@ from literal_videochat_flash import Written
 
 import longtake
 from longtake.parts.abreast import MOST_LANES, lanes
-from longtake.reader import Shown
 from longtake.systems import videochat_flash
 from longtake.systems.videochat_flash import VideoChatFlash
 from longtake.types import Frames, Options
-from longtake.video.sample import Footage
+from longtake.video.sample import Footage, Shown
 
 DROPS = {
     "off": "off",

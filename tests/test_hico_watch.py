@@ -19,11 +19,11 @@ from torch import Tensor
 from longtake.api import load
 from longtake.errors import OptionError
 from longtake.parts.splice import flat_ids
-from longtake.reader import Known, Shown
+from longtake.reader import Known
 from longtake.systems.videochat_flash import VideoChatFlash
 from longtake.types import Frames, Memory, VisualTokens
 from longtake.video.inputs import Source
-from longtake.video.sample import Footage, PerSecond
+from longtake.video.sample import Footage, PerSecond, Shown
 from tests.parity.cases import Case, load_case
 from tests.parity.videochat_flash import frames_of, schedule_of
 from tests.remembering import remembering

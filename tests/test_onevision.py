@@ -143,6 +143,24 @@ def test_several_videos_have_a_newline_each() -> None:
     assert said(system, memory) == whole(system, f"<image> <image>\n{QUESTION}", visuals)
 
 
+def test_a_model_that_was_told_times_is_told_them() -> None:
+    """LLaVA-Video's training: a sentence behind the video, before the question."""
+    system = replace(tiny(), config=replace(tiny().config, times_told=True))
+    frames = noise(9)
+    memory = system.watch(frames, max_frames=3)
+    shown = replace(frames, pixels_TCHW=frames.pixels_TCHW[::4])
+    shown = replace(shown, seconds_T=frames.seconds_T[::4], index_T=frames.index_T[::4])
+    sentence = (
+        "The video lasts for 9.00 seconds, and 3 frames are uniformly sampled from it. These "
+        "frames are located at 0.00s,4.00s,8.00s.Please answer the following questions related to "
+        "this video."
+    )
+    told = f"<image>\n{sentence}\n{QUESTION}"
+    assert said(system, memory) == whole(system, told, [tokens_of(system, shown)])
+    assert said(system, memory) != said(tiny(), tiny().watch(frames, max_frames=3))
+    assert system.watch(image(90, 140)).lead == "\n"
+
+
 def test_moments_lie_within_the_video() -> None:
     system = tiny()
     memory = system.watch(noise(12), max_frames=12)

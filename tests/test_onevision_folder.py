@@ -490,7 +490,7 @@ def test_variants_that_differ_by_fields(lmms: Path) -> None:
         mm_spatial_pool_stride=4,
         add_faster_video=False,
         faster_token_stride=10,
-        add_time_instruction=False,
+        add_time_instruction=True,
         force_sample=True,
         image_aspect_ratio="anyres_max_4",
         rope_scaling={"type": "yarn", "factor": 4.0},
@@ -498,6 +498,7 @@ def test_variants_that_differ_by_fields(lmms: Path) -> None:
     config = opened(lmms).config
     assert (config.newlines, config.mode, config.stride) == ("grid", "average", 4)
     assert config.most_patches == 4 * 49
+    assert config.times_told
     assert replace(config, aspect="anyres").most_patches is None
     assert config.decoder.rope.scaling is None  # the original drops it
 
@@ -509,7 +510,6 @@ def test_variants_that_differ_by_fields(lmms: Path) -> None:
         ({"mm_spatial_pool_mode": "median"}, "mm_spatial_pool_mode is 'median'"),
         ({"mm_spatial_pool_stride": 0}, "mm_spatial_pool_stride is 0"),
         ({"add_faster_video": True}, "add_faster_video is True"),
-        ({"add_time_instruction": True}, "add_time_instruction is True"),
         ({"mm_resampler_type": "qformer"}, "mm_resampler_type is 'qformer'"),
         ({"mm_use_im_start_end": True}, "mm_use_im_start_end is True"),
         ({"mm_pooling_position": "before"}, "mm_pooling_position is 'before'"),

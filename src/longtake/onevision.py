@@ -60,7 +60,6 @@ UNREACHABLE: tuple[tuple[str, tuple[object, ...]], ...] = (
     ("mm_use_im_start_end", (False, None)),
     ("mm_pooling_position", ("after", None)),
     ("add_faster_video", (False, None)),  # slow and fast frames with a token of their own
-    ("add_time_instruction", (False, None)),  # a sentence that lists every frame's time
 )
 """Fields whose other values need what is not here; no LLaVA-OneVision has them."""
 
@@ -104,6 +103,8 @@ class OneVisionConfig:
     mode: PoolMode
     newlines: Newlines
     """Where a video has them."""
+    times_told: bool
+    """Whether a sentence behind a video tells the time of every frame (LLaVA-Video)."""
     aspect: str
     """How a still image is cut."""
     pinpoints: tuple[Size, ...]
@@ -134,6 +135,7 @@ class OneVisionConfig:
             stride=whole(config, "mm_spatial_pool_stride", 2),
             mode=cast(PoolMode, mode),
             newlines=cast(Newlines, newlines),
+            times_told=bool(config.get("add_time_instruction")),
             aspect=aspect_of(config, "image_aspect_ratio", "square"),
             pinpoints=parse_pinpoints(config.get("image_grid_pinpoints") or [], vit.image),
             window=whole(config, "tokenizer_model_max_length", 32768),
@@ -163,6 +165,7 @@ class OneVisionConfig:
             stride=2,
             mode="bilinear",
             newlines="one_token",
+            times_told=False,
             aspect=aspect_of(config, "vision_aspect_ratio", "anyres_max_9"),
             pinpoints=tuple((width, height) for height, width in heights_first),
             window=rope.window(whole(words, "max_position_embeddings", 32768)),

@@ -22,7 +22,7 @@ from longtake.types import Frames, VisualTokens
 from longtake.video.decode import Video
 from longtake.video.inputs import Held, Opened, Source, is_still, opened_source, times_of
 from longtake.video.prefetch import ahead
-from longtake.video.sample import Footage, Sampler, part_of
+from longtake.video.sample import Footage, Sampler, Shown, part_of
 
 CHUNK = 16
 """Frames decoded, resized and encoded at a time."""
@@ -47,16 +47,6 @@ def frames_wanted(number: object) -> int:
     if not isinstance(number, int) or not 1 <= number <= MOST_FRAMES:
         raise OptionError(f"max_frames must be 1 to {MOST_FRAMES}, got {number}")
     return number
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shown:
-    """What was shown of a source."""
-
-    frames: int
-    """Frames sampled; 1 of a still image."""
-    seconds: float | None
-    """How long the video, or the part of it, is said to last; None for a still image."""
 
 
 class Eye(Protocol):
@@ -226,7 +216,7 @@ class Reader:
         footage = self.footage(video)
         indices = list(self.eye.sample(footage, self.num))
         between = Between.of(self.captions, times_of(video, indices), self.eye.words)
-        self.shown = Shown(frames=len(indices), seconds=footage.seconds)
+        self.shown = Shown.of(footage, indices)
         begins, whole = max(0.0, self.part[0] or 0.0), footage.asked_seconds is None
         self.durations.append(video.duration if whole else begins + footage.seconds)
         frames = self._count(video.read(indices, chunk=CHUNK), len(indices))
@@ -247,7 +237,7 @@ class Reader:
         self.warnings += video.warnings  # reading may have found damage
         if (came := self.frames - before) < len(indices):
             self.warnings.append(f"{came} of {len(indices)} frames came; the rest is missing")
-            self.shown = replace(self.shown, frames=came)
+            self.shown = replace(self.shown, frames=came, times=self.shown.times[:came])
 
     def times(self, video: Video | Held) -> tuple[float, ...]:
         """When the frames that will be looked at are shown, in seconds."""

@@ -21,11 +21,11 @@ from longtake.folder import Tokenizer
 from longtake.model import LongtakeModel
 from longtake.parts.abreast import abreast
 from longtake.parts.splice import Piece, pieces_of
-from longtake.reader import Fitted, Shown
+from longtake.reader import Fitted
 from longtake.sizes import VideoSizes
 from longtake.types import Frames, VisualTokens
 from longtake.video.pixels import ClipProcessor
-from longtake.video.sample import Sampler
+from longtake.video.sample import Sampler, Shown
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

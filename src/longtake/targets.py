@@ -15,13 +15,12 @@ from longtake.fitting import Choice, Fitting, Reel
 from longtake.folder import pick_device
 from longtake.gpus import GPUS, Gpu, gpu_of
 from longtake.needs import Place
-from longtake.reader import Shown
 from longtake.room import free_bytes
 from longtake.system import System
 from longtake.units import size
 from longtake.video.decode import Video, open_video
 from longtake.video.images import is_image
-from longtake.video.sample import Footage
+from longtake.video.sample import Footage, Shown
 
 QUESTION = "What happens in this video, and when?"
 """Asked where nobody asks."""
@@ -66,7 +65,7 @@ def weight_bytes(made: System) -> int:
 def fitting_of(made: System, video: Video, footage: Footage, where: Where) -> Fitting:
     """What weighs a video, or a part of it, against a device."""
     asked = made.template.tail(QUESTION)
-    shown = Shown(frames=footage.frames, seconds=footage.seconds)
+    shown = Shown.of(footage, made.sample(footage, made.frames))
     return Fitting(
         made=made,
         reels=[Reel.of(video, footage)],

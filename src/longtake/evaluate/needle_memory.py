@@ -25,10 +25,11 @@ from longtake.evaluate.needle_rules import Rule, bare
 from longtake.parts.cache import GrowingCache
 from longtake.parts.quantise import quantised
 from longtake.parts.splice import entries_of
-from longtake.reader import Known, Shown
+from longtake.reader import Known
 from longtake.system import System
 from longtake.systems.video_xl import VideoXL
 from longtake.types import Answer, Memory, Reading, VisualTokens
+from longtake.video.sample import Shown
 
 ANSWER_TOKENS = 32
 """Most tokens of a generated answer unless told otherwise."""
@@ -94,7 +95,7 @@ class Bench:
             on = reads_on(system)
             reading, cache, target = self._continued(visual) if on else self._anew(visual, frames)
             cache = cache if system.kv == "full" else quantised(cache, system.kv)
-        shown = Shown(frames=frames, seconds=hay.duration)
+        shown = Shown(frames=frames, seconds=hay.duration, times=tuple(visual.seconds))
         return Memory(
             cache=cache,
             length=cache.get_seq_length(),

@@ -7,7 +7,7 @@ in two steps that any system has: positions are stretched by what the *visual* p
 covered (`longtake.extend`), and most frames are pooled harder (`longtake.parts.pooling`).
 Checkpoints: lmms-lab/llava-onevision-qwen2-7b-ov and -0.5b-ov (also -si, -chat), llava-hf/llava-
 onevision-qwen2-7b-ov-hf and -0.5b-ov-hf, and lmms-lab/LLaVA-Video-7B-Qwen2, which differs in where
-newlines stand.
+newlines stand and in a sentence behind the video that tells when each frame is.
 
 Letters: T frames or crops, P patches, R K rows and columns of a map, N tokens, D width.
 """
@@ -34,7 +34,7 @@ from longtake.parts.pooling import pooled_side, uniform_pool
 from longtake.types import VisualTokens
 from longtake.video.anyres import grid_shape, image_crops
 from longtake.video.pixels import ClipProcessor
-from longtake.video.sample import evenly
+from longtake.video.sample import Shown, evenly
 
 LOOKED_FOR = (
     'mm_patch_merge_type "spatial_unpad" with model_type "llava" or "llava_qwen", or '
@@ -60,6 +60,12 @@ class LlavaOneVision(Gridded):
     def arrange(self, stream: Iterator[VisualTokens]) -> Iterator[VisualTokens]:
         """A video's tokens with newlines; each counts to the frame before it."""
         return with_newlines(stream, self.model.newline, self.config.newlines)
+
+    def follow(self, shown: Shown, last: bool) -> str:
+        """What the base says; of LLaVA-Video, a sentence that tells when each frame is."""
+        if not self.config.times_told or shown.seconds is None:
+            return super().follow(shown, last)
+        return f"\n{time_instruction(shown)}\n"
 
     def see_image(self, image_CHW: Tensor, alone: bool = True) -> VisualTokens:
         """An image whole, then the map of its crops, each row with a newline.
@@ -109,6 +115,16 @@ class LlavaOneVision(Gridded):
                 pooled_side(side, pool.stride(frame), pool.mode) for frame in range(frames)
             )
         return tokens + {"one_token": 1, "frame": frames}.get(where, 0)
+
+
+def time_instruction(shown: Shown) -> str:
+    """What a model that is told times is told, as its training put it."""
+    times = ",".join(f"{time:.2f}s" for time in shown.times)
+    return (
+        f"The video lasts for {shown.seconds:.2f} seconds, and {shown.frames} frames are uniformly "
+        f"sampled from it. These frames are located at {times}.Please answer the following "
+        "questions related to this video."
+    )
 
 
 def load(

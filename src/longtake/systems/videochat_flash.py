@@ -31,7 +31,7 @@ from longtake.parts.layered import StagedCache
 from longtake.parts.pooling import KeepAll
 from longtake.parts.splice import Piece
 from longtake.parts.tome import Merged, merge_tokens
-from longtake.reader import Fitted, Following, Shown
+from longtake.reader import Fitted, Following
 from longtake.staged import read_question, remember
 from longtake.types import Reading, VisualTokens
 from longtake.video.anyres import (
@@ -41,7 +41,7 @@ from longtake.video.anyres import (
 )
 from longtake.video.clips import in_clips
 from longtake.video.pixels import ClipProcessor
-from longtake.video.sample import PerSecond
+from longtake.video.sample import PerSecond, Shown
 from longtake.wishes import schedule_of
 
 LOOKED_FOR = 'mm_projector_type "tome16_mlp_hd64"'

@@ -37,6 +37,24 @@ class Footage:
         return self.frames / self.fps if self.fps > 0.0 else 0.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What was shown of a source."""
+
+    frames: int
+    """Frames sampled; 1 of a still image."""
+    seconds: float | None
+    """How long the video, or the part of it, is said to last; None for a still image."""
+    times: tuple[float, ...] = ()
+    """When each frame is said to be shown, as the originals reckon: index over rate, in seconds."""
+
+    @classmethod
+    def of(cls, footage: Footage, indices: Sequence[int]) -> Shown:
+        """Of frames of a video at these indices."""
+        times = tuple(index / footage.fps for index in indices) if footage.fps > 0.0 else ()
+        return cls(frames=len(indices), seconds=footage.seconds, times=times)
+
+
 Sampler = Callable[[Footage, int], Sequence[int]]
 """(what there is, frames wanted) -> indices into the video, in order."""
 
