@@ -148,11 +148,14 @@ def test_a_model_that_was_told_times_is_told_them() -> None:
     system = replace(tiny(), config=replace(tiny().config, times_told=True))
     frames = noise(9)
     memory = system.watch(frames, max_frames=3)
-    shown = replace(frames, pixels_TCHW=frames.pixels_TCHW[::4])
-    shown = replace(shown, seconds_T=frames.seconds_T[::4], index_T=frames.index_T[::4])
+    shown = Frames(
+        pixels_TCHW=frames.pixels_TCHW[::4],
+        seconds_T=frames.seconds_T[::4],
+        index_T=frames.index_T[::4],
+    )
     sentence = (
-        "The video lasts for 9.00 seconds, and 3 frames are uniformly sampled from it. These "
-        "frames are located at 0.00s,4.00s,8.00s.Please answer the following questions related to "
+        "The video lasts for 4.50 seconds, and 3 frames are uniformly sampled from it. These "
+        "frames are located at 0.00s,2.00s,4.00s.Please answer the following questions related to "
         "this video."
     )
     told = f"<image>\n{sentence}\n{QUESTION}"
