@@ -66,12 +66,12 @@ def grouped(runs: Sequence[Run[Arm]], counts: Sequence[int]) -> Groups:
 def time_table(groups: Groups) -> Iterator[str]:
     """Seconds: medians, the least in brackets, and the literal arm's over longtake's."""
     yield (
-        "| frames | drop | longtake s | literal s | **times** | longtake CPU s | literal CPU s | "
-        "**times** | of the least |"
+        "| frames | drop | runs | longtake s | literal s | **times** | longtake CPU s | "
+        "literal CPU s | **times** | of the least |"
     )
-    yield "|---" * 9 + "|"
+    yield "|---" * 10 + "|"
     for (frames, drop), arms in groups.items():
-        cells = [str(frames), drop]
+        cells = [str(frames), drop, str(min(map(len, arms)))]
         for value in (lambda run: run.wall, lambda run: run.cpu):
             columns = [[value(run) for run in arm] for arm in arms]
             cells += [f"{median(column):.1f} ({min(column):.1f})" for column in columns]

@@ -16,12 +16,14 @@ from longtake import condensed
 from longtake import reader as reading
 from longtake.api import load, watch
 from longtake.bilevel import TwoLevelCache
-from longtake.captions import Between, Caption
+from longtake.captions import Between, Caption, in_order
 from longtake.errors import OptionError
 from longtake.library import Library
+from longtake.mixing import mix
 from longtake.parts.cache import GrowingCache
 from longtake.parts.splice import Piece, entries_within, piece_tokens
 from longtake.reader import Known
+from longtake.seeing import TOKENIZING
 from longtake.store import load_memory, save_memory
 from longtake.stored import Settings
 from longtake.system import System
@@ -180,6 +182,17 @@ def test_the_stream_equals_explicit_pieces(
     assert memory.stats.visual_tokens == len(seen(system, frames).features_ND)
 
 
+def test_words_behind_the_last_frame_are_in_every_mixture() -> None:
+    system = CASES["two copies"][0]()
+    memory = system.watch(noise(FRAMES), max_frames=FRAMES, captions=CAPTIONS)
+    two = memory.cache
+    assert isinstance(two, TwoLevelCache)
+    assert two.windows[-1].stop < two.get_seq_length(), "words end it"
+    for chosen, copy in ((range(len(two.windows)), two.fine), ((), two)):
+        mixed = mix(system.model, two, memory.entries, chosen, 0).cache
+        same(mixed, copy, copy.get_seq_length())
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_answers_and_evidence_behind_captions(name: str) -> None:
     system = CASES[name][0]()
@@ -247,7 +260,10 @@ def test_room_is_made_for_all_there_will_be(name: str, monkeypatch: pytest.Monke
     sizes = [piece_tokens(piece) for piece in pieces if isinstance(piece, VisualTokens)]
     total = sum(map(piece_tokens, pieces))
     words = total - sum(sizes) - len(system.tokens("Look: "))
-    assert room == [(total, sum(sizes), words)]
+    first = sum(piece_tokens(piece) for piece in pieces[1 : 1 + (1 in range(len(pieces)))])
+    before = first if not isinstance(pieces[1], VisualTokens) else 0
+    assert room == [(total, sum(sizes), words - before)]
+    assert before > 0
 
 
 def test_copies_have_room_for_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,6 +311,31 @@ def test_times_that_are_none(seconds: Any) -> None:
         Caption(seconds=1.0, text=words)
     with pytest.raises(OptionError, match="half a character"):
         Caption(seconds=1.0, text="a\ud800")
+
+
+def test_captions_may_come_one_by_one() -> None:
+    given: Any = (caption for caption in CAPTIONS)
+    assert in_order(given) == tuple(CAPTIONS)
+    for wrong in (None, CAPTIONS[0]):
+        alone: Any = wrong
+        with pytest.raises(OptionError, match="captions must be a list"):
+            tiny().watch(noise(2), captions=alone)
+
+
+def test_one_thread_tokenises_at_a_time() -> None:
+    """The tokenizer holds the setting that makes words only words."""
+    held: list[bool] = []
+
+    class Watched:
+        def encode(self, text: str, **given: Any) -> list[int]:
+            held.append(TOKENIZING.locked())
+            return [1]
+
+    tokenizer: Any = Watched()
+    system = replace(tiny(), tokenizer=tokenizer)
+    assert (system.tokens("a"), system.words("a")) == ((1,), (1,))
+    assert held == [True, True]
+    assert not TOKENIZING.locked()
 
 
 def test_who_reads_no_captions_says_so_before_anything_is_opened() -> None:

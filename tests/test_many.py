@@ -213,6 +213,14 @@ def test_without_a_video_many_are_each_alone(name: str) -> None:
         assert (one.evidence, one.timeline) == ((), ())
 
 
+def test_without_a_video_positions_are_those_of_a_question_alone() -> None:
+    """A stretch for a stated number of tokens is in force without a video, too."""
+    system = SYSTEMS["longva"]().variant(extend="visual-window:window=64,target=640")
+    options = system.options(max_new_tokens=6)
+    (ours,) = system.ask_many(system.blank(), QUESTIONS[:1], options)
+    same(ours, system.ask(None, QUESTIONS[0], options))
+
+
 def test_the_bundled_model_reads_its_card() -> None:
     system, memory = watched("default")
     asked = ("What number is on the card?", "What word is on the card?", "What colour is the card?")

@@ -13,9 +13,10 @@ import hashlib
 import json
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import cast
 
 from longtake.errors import OptionError
 from longtake.parts.chat import half_characters
@@ -48,8 +49,11 @@ class Caption:
 
 def in_order(captions: Sequence[Caption]) -> tuple[Caption, ...]:
     """The captions, checked. Raises OptionError unless all are such and their times never fall."""
-    given: Sequence[object] = captions
-    for one in given:
+    given: object = captions
+    if not isinstance(given, Iterable):
+        raise OptionError(f"captions must be a list, got a {type(given).__name__}")
+    captions = tuple(captions)
+    for one in cast(tuple[object, ...], captions):
         if not isinstance(one, Caption):
             raise OptionError(f"captions must be longtake.Caption, got a {type(one).__name__}")
     for number, (before, one) in enumerate(pairwise(captions), 2):
@@ -58,7 +62,7 @@ def in_order(captions: Sequence[Caption]) -> tuple[Caption, ...]:
                 f"captions must be in the order of their times; number {number} at {one.seconds:g} "
                 f"s comes after one at {before.seconds:g} s"
             )
-    return tuple(captions)
+    return captions
 
 
 def readable(

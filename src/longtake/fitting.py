@@ -15,7 +15,7 @@ from longtake.needs import MARGIN, Needs, Place, Showing
 from longtake.reader import MOST_FRAMES
 from longtake.video.decode import Video
 from longtake.video.inputs import Held
-from longtake.video.sample import Footage
+from longtake.video.sample import Footage, Shown
 from longtake.weighing import Weighing
 
 Verdict = Literal["yes", "tight", "no"]
@@ -89,8 +89,17 @@ class Fitting:
             height=max(reel.height for reel in self.reels),
             width=max(reel.width for reel in self.reels),
             text=self.text,
-            question=self.question,
+            question=self.question + self.times(num),
         )
+
+    def times(self, num: int) -> int:
+        """Tokens that the time of every frame takes, in a system that tells them."""
+        made, tokens = self.made, 0
+        for reel in self.reels:
+            shown = Shown.of(reel.footage, made.sample(reel.footage, num))
+            for sign, one in ((1, shown), (-1, replace(shown, times=()))):
+                tokens += sign * len(made.tokens(made.follow(one, last=True)))
+        return tokens
 
     def needs(self, num: int) -> Needs:
         """What it takes."""

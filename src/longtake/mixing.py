@@ -39,7 +39,7 @@ class Stretch:
 
 
 def stretches(two: TwoLevelCache, chosen: Sequence[int]) -> list[Stretch]:
-    """Rows in order: text, window, text, window; text comes from the level of what precedes it.
+    """Rows in order: text, window, text, window, text; it comes from the level of what precedes it.
 
     What stands before the first window is the same on both levels.
     """
@@ -59,6 +59,11 @@ def stretches(two: TwoLevelCache, chosen: Sequence[int]) -> list[Stretch]:
             else Stretch(False, coarse.start, coarse.stop)
         )
         coarse_end, fine_end = coarse.stop, finer.stop
+    parts.append(
+        Stretch(True, fine_end, two.fine.get_seq_length())
+        if level
+        else Stretch(False, coarse_end, two.get_seq_length())
+    )
     return [part for part in parts if part.stop > part.start]
 
 

@@ -121,7 +121,8 @@ class Reader:
     """Frames wanted of each video."""
     progress: Progress
     reserve: Callable[[int, int, int], None] = lambda total, coming, words: None
-    """Told, before a video's first visual token, how many there will be in all, of it, between."""
+    """Told, before a video's first visual token, how many tokens there will be in all, how many of
+    it, and how many of words behind that."""
     captions: Sequence[Caption] = ()
     """What is read between the frames of each video."""
     part: tuple[float | None, float | None] = (None, None)
@@ -227,9 +228,9 @@ class Reader:
             for piece in between.merged(visual):
                 if isinstance(piece, VisualTokens) and not self.expected:
                     coming = self.eye.arranged(len(indices)) or as_begun(piece, len(indices))
-                    words = between.tokens(piece.span)
+                    read, words = self.place - start, between.tokens(piece.span)
                     self.expected = start + coming + words
-                    self.reserve(self.expected, coming, words)
+                    self.reserve(self.expected, coming, words - read)
                 yield piece
                 # a last clip may have been filled up
                 self.frames = min(self.frames, before + len(indices))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import ClassVar
 
 import torch
@@ -26,6 +27,9 @@ from longtake.sizes import VideoSizes
 from longtake.types import Frames, VisualTokens
 from longtake.video.pixels import ClipProcessor
 from longtake.video.sample import Sampler, Shown
+
+TOKENIZING = Lock()
+"""Whether words are only words is a setting of the tokenizer, not of a call."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,11 +109,13 @@ class Seeing:
 
     def tokens(self, text: str) -> tuple[int, ...]:
         """Token ids of a stretch of prompt."""
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+        with TOKENIZING:
+            return tuple(self.tokenizer.encode(text, add_special_tokens=False))
 
     def words(self, text: str) -> tuple[int, ...]:
         """Token ids of somebody's words, in which nothing is a special token."""
-        ids = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        with TOKENIZING:
+            ids = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
         return tuple(ids)
 
     def embed_text(self, text: str) -> Tensor:

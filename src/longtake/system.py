@@ -109,7 +109,7 @@ class System(Asking, Weighing):
         """
         cache, words = self.new_cache(), tuple(self.tokens(self.template.head()))
         with memory_errors():
-            reading = self.remember(iter([words]), cache, Known(len(words)))
+            reading = self.scaled(0).remember(iter([words]), cache, Known(len(words)))
         return replace(self._memory(reading, cache, (), Stats()), lead="")
 
     def fitting(self, sources: Sequence[Source | Opened], reader: Reader) -> Fitting | None:

@@ -65,7 +65,7 @@ def weight_bytes(made: System) -> int:
 def fitting_of(made: System, video: Video, footage: Footage, where: Where) -> Fitting:
     """What weighs a video, or a part of it, against a device."""
     asked = made.template.tail(QUESTION)
-    shown = Shown.of(footage, made.sample(footage, made.frames))
+    shown = Shown(frames=footage.frames, seconds=footage.seconds)  # times of frames are added there
     return Fitting(
         made=made,
         reels=[Reel.of(video, footage)],

@@ -133,7 +133,7 @@ class Weighing(Seeing):
     def make_room(self, cache: GrowingCache, total: int, coming: int, words: int = 0) -> None:
         """Reserve what `coming` visual tokens take, the last of `total`, or raise CapacityError.
 
-        `words`: tokens of text that stand between them.
+        `words`: tokens of text that will stand between them.
         """
         require_room(self.model, total, held=cache.get_seq_length())
         cache.reserve(total)

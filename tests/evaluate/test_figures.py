@@ -308,6 +308,14 @@ def test_published_rows_are_of_models_of_the_same_size(
     assert [row.model for row in rows] == models
 
 
+def test_a_header_that_says_no_number_of_weights_is_read(tmp_path: Path) -> None:
+    task: Task = open_benchmark("video-mme", dump(tmp_path / "mme.json", mme_rows()))
+    for parameters, told in (("7B", True), (None, True), (2_900_000, False)):
+        header = {"system": "longva", "parameters": parameters}
+        report = rescored(task, STYLES["video-mme"]["official"], header, lambda one, n: "A")
+        assert bool(report.published) == told
+
+
 def test_published_rows_name_figures_that_tasks_have() -> None:
     names = {"overall", "mean by task", "mean by type", "mIoU", "R1@0.5"}
     for row in PUBLISHED:

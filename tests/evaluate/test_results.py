@@ -45,6 +45,20 @@ def test_another_header_is_refused_and_named(tmp_path: Path) -> None:
     assert (tmp_path / "a.jsonl").read_bytes() == before
 
 
+def test_runs_of_earlier_versions_go_on(tmp_path: Path) -> None:
+    """Their headers said neither where subtitles stand nor how many weights there are."""
+    old = {**HEADER, "subtitles": True, "prompts": {"ask": "?"}}
+    new = {**old, "prompts": {"ask": "?", "place": "behind"}, "subtitle_place": "behind"}
+    path = tmp_path / "a.jsonl"
+    with Results(path, old) as results:
+        results.add(ROWS[0])
+    with Results(path, new | {"parameters": 5}) as results:
+        assert list(results.rows.values()) == ROWS[:1]
+    between = {**new, "prompts": {"ask": "?", "place": "between"}, "subtitle_place": "between"}
+    with pytest.raises(StoreError, match="prompts was"):
+        Results(path, between)
+
+
 def test_a_run_that_stopped_before_its_first_row_blocks_no_other(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     with Results(path, HEADER):

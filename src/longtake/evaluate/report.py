@@ -115,7 +115,7 @@ def _report(
             task.name,
             str(header.get("system")),
             bool(header.get("subtitles")),
-            header.get("parameters"),
+            count if isinstance(count := header.get("parameters"), int) else None,
         ),
         **told,
     )

@@ -145,12 +145,27 @@ def read_line(path: Path, number: int, line: bytes) -> Row:
     return row
 
 
+TOLD = frozenset({"parameters"})
+"""What a header tells beside what shapes answers; earlier versions did not."""
+
+
+def filled(header: Row) -> Row:
+    """A header with what earlier versions left out: subtitles stood behind the video."""
+    place = "behind" if header.get("subtitles") else None
+    prompts = header.get("prompts")
+    if not isinstance(prompts, dict) or "subtitles" not in header:
+        return header
+    return {"subtitle_place": place, **header, "prompts": {"place": "behind", **prompts}}
+
+
 def check_header(path: Path, first: Row, wanted: Row) -> None:
     """Raise StoreError unless a file's first line says the same as this run's header."""
     found = first.get("header")
     if not isinstance(found, dict):
         raise StoreError(f"{path} holds no results of ours; choose another place for results")
-    differing = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
+    found = filled(found)
+    named = [name for name in {**found, **wanted} if name not in TOLD]
+    differing = [name for name in named if found.get(name) != wanted.get(name)]
     if differing:
         told = "; ".join(
             f"{name} was {brief(found.get(name))}, now {brief(wanted.get(name))}"

@@ -120,10 +120,10 @@ class LlavaOneVision(Gridded):
 def time_instruction(shown: Shown) -> str:
     """What a model that is told times is told, as its training put it."""
     times = ",".join(f"{time:.2f}s" for time in shown.times)
+    located = f" These frames are located at {times}." if times else ""
     return (
         f"The video lasts for {shown.seconds:.2f} seconds, and {shown.frames} frames are uniformly "
-        f"sampled from it. These frames are located at {times}.Please answer the following "
-        "questions related to this video."
+        f"sampled from it.{located}Please answer the following questions related to this video."
     )
 
 
