@@ -31,7 +31,7 @@ QUESTION = 64
 TABLE_BYTES = 8
 """Of a pixel while one of its three colours becomes numbers: an index and what it picks."""
 
-ANSWERING = 400 * 2**10
+ANSWERING = 900 * 2**10
 """Bytes of small pieces while a question is answered, as measured."""
 
 MARGIN = 0.1

@@ -16,8 +16,8 @@ from longtake.video.pipeline import Shape
 THREADS = 2
 """Decoders side by side, see `Video.read`."""
 
-REFERENCES = 6
-"""Pictures that a decoder holds besides the one it gives out: H.264 commonly asks for 4."""
+REFERENCES = 4
+"""Pictures that a decoder holds besides the one it gives out: what H.264 commonly asks for."""
 
 MOTION = 4 / 3
 """A picture that others refer to, motion and kinds of its blocks included, over its pixels: H.264
