@@ -101,7 +101,10 @@ class Bench(Generic[A]):
     def read(self, line: str) -> Run[A]:
         """A run from its line."""
         fields = json.loads(line)
-        return Run(**{**fields, "arm": self.arm(**fields["arm"])})
+        try:
+            return Run(**{**fields, "arm": self.arm(**fields["arm"])})
+        except (KeyError, TypeError):
+            sys.exit(f"{self.folder}/runs.jsonl is of an earlier version; choose another --folder")
 
 
 def serve(bench_arm: Callable[..., A], measure: Callable[[A, Path], Run[A]]) -> None:
