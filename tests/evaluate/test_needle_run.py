@@ -14,7 +14,7 @@ import torch
 from tests.tiny import noise
 
 from longtake.api import load
-from longtake.commands.needle import Hiding, needles_of
+from longtake.commands.hiding import Hiding, needles_of
 from longtake.errors import CapacityError, OptionError, StoreError
 from longtake.evaluate import needle_run
 from longtake.evaluate.multihop import Chains, drawn_chains

@@ -7,10 +7,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from longtake.captions import Caption
 from longtake.errors import AnnotationError
 from longtake.evaluate.annotations import Row, parsed
+
+if TYPE_CHECKING:
+    from longtake.captions import Caption
 
 TAGGED = re.compile(r'<font color="white" size=".72c">(.*?)</font>')
 """How the words stand in the published files."""
@@ -129,6 +132,8 @@ def shown_between(cues: Sequence[Cue], seconds: Sequence[float]) -> tuple[Captio
 
     They stay in the file's order: none stands before one, shown or not, that the file has earlier.
     """
+    from longtake.captions import Caption  # brings torch, which mistakes are told before
+
     captions, latest = [], -math.inf
     for cue in cues:
         latest = max(latest, (cue.start + cue.end) / 2)
