@@ -274,6 +274,20 @@ def test_what_lmms_eval_has_kept_is_not_asked_again(lmms: ModuleType) -> None:
     assert made.system.watched == [("0.mp4",), ("2.mp4",)]
 
 
+def test_a_version_that_keeps_responses_itself_asks_for_all_that_is_missing(
+    lmms: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As lmms-eval 0.7.3: the model has none of the methods."""
+    for name in ("load_cache", "get_response_from_cache", "add_request_response_to_cache"):
+        monkeypatch.delattr(Base, name)
+    docs: list[Doc] = [lambda n=n: asking(str(n), video("a.mp4")) for n in range(2)]
+    made, requests = model(lmms, docs)
+    answers = made.generate_until(requests)
+    assert [answer.text for answer in answers] == ["0 of 1", "1 of 1"]
+    assert [text for _, text in made.partial] == ["0 of 1", "1 of 1"]
+    assert made.kept == {}
+
+
 def test_other_options_keep_their_responses_elsewhere(
     lmms: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,7 +126,12 @@ class Longtake(lmms):  # type: ignore[misc]
         return [answers[order] for order in range(len(requests))]
 
     def remembered(self, requests: list[Instance]) -> dict[int, GenerationResult | str]:
-        """Answers of lmms-eval's own cache of responses (LMMS_EVAL_USE_CACHE), by place."""
+        """Answers of lmms-eval's own cache of responses (LMMS_EVAL_USE_CACHE), by place.
+
+        From 0.7.3 on lmms-eval keeps them itself and asks only for what is missing.
+        """
+        if not hasattr(self, "load_cache"):
+            return {}
         self.load_cache()
         texts, left = self.get_response_from_cache(requests)
         new = {id(one) for one in left}
@@ -134,9 +139,10 @@ class Longtake(lmms):  # type: ignore[misc]
         return dict(zip(orders, texts, strict=True))
 
     def remember(self, instance: Instance, request: Request, text: str) -> None:
-        """Give an answer to both of lmms-eval's caches."""
+        """Give an answer to lmms-eval's caches, of which there are one or two."""
         self.cache_hook.add_partial("generate_until", (request.context, request.settings), text)
-        self.add_request_response_to_cache(instance, text)
+        if hasattr(self, "add_request_response_to_cache"):
+            self.add_request_response_to_cache(instance, text)
 
     def group_of(self, args: Sequence[Any]) -> tuple[object, ...]:
         """What requests have in common that share a memory.
