@@ -15,13 +15,14 @@ from benchmarks import footage
 
 import longtake
 from longtake.api import skeleton
-from longtake.clock import Clock, PlannedStage
+from longtake.clock import Clock, PlannedStage, asking_rate
 from longtake.errors import CapacityError, CheckpointError, OptionError
 from longtake.fitting import Fitting, largest
 from longtake.gpus import GPUS, gpu_of
 from longtake.needs import MARGIN, Place
 from longtake.pictures import Pictures
 from longtake.planning import Plan, plan
+from longtake.rates import FEW, SOME, published_rates
 from longtake.room import limits
 from longtake.system import System
 from longtake.targets import Where, fitting_of
@@ -523,3 +524,20 @@ def test_what_means_nothing(clip: Path, folders: dict[str, Path]) -> None:
         with pytest.raises(OptionError, match=told):
             plan(str(clip), folder, **words)
     assert longtake.plan is plan
+
+
+def test_a_question_is_timed_between_the_rows_that_were_measured() -> None:
+    # 24 rows take 8 ms, 64 rows 13 ms, for one FLOP a row
+    gpu = published_rates(gpu_of("h100", None))
+    rates = replace(gpu, few=FEW / 0.008, some=SOME / 0.013, linear=SOME / 0.013)
+
+    def took(rows: int) -> float:
+        return rows / asking_rate(rates, rows)
+
+    assert took(FEW) == pytest.approx(0.008)
+    assert took(SOME) == pytest.approx(0.013)
+    assert took(44) == pytest.approx(0.0105)
+    assert took(2) == pytest.approx(0.008 - 22 * 0.005 / 40)
+    assert asking_rate(gpu, 500) == pytest.approx(gpu.linear)
+    steep = replace(rates, few=FEW / 0.001)  # a straight line would end below nothing
+    assert took(1) > 0 and asking_rate(steep, 1) > 0

@@ -15,7 +15,7 @@ import torch
 from longtake.costs import Stage, flops_of, layer_weights, linear_flops, question_flops, run_flops
 from longtake.needs import Needs, Place
 from longtake.pictures import THREADS
-from longtake.rates import Rates
+from longtake.rates import FEW, SOME, Rates
 from longtake.system import System
 from longtake.video.effort import FilmRates
 
@@ -96,7 +96,11 @@ class Clock:
         one = self._token(rows)
         more = asked - run_flops(late) - token
         linear = linear_flops(decoder, self.question) - linear_flops(decoder, 1)
-        first = one + linear / rates.few + max(0.0, more - linear) / rates.attention
+        first = (
+            one
+            + linear / asking_rate(rates, self.question)
+            + max(0.0, more - linear) / rates.attention
+        )
         first += sum(map(self._layers, late))
         needs = self.needs
         return (
@@ -157,6 +161,14 @@ class Clock:
         behind = sum(rows) * self._width * self.place.item / self.rates.behind
         packed = 0.0 if self.made.kv == "full" else sum(rows) * self._width / self.rates.unpack
         return weights * item / self.rates.weights + behind + packed
+
+
+def asking_rate(rates: Rates, rows: int) -> float:
+    """FLOP/s of linears on a question's rows; seconds lie on a line through the counts measured."""
+    few, some = FEW / rates.few, SOME / rates.some
+    slope = max(0.0, some - few) / (SOME - FEW)
+    # one row costs more than its share, never less than that of many
+    return rows / max(few + (rows - FEW) * slope, rows / max(rates.some, rates.linear))
 
 
 def cores() -> int:

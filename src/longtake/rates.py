@@ -34,8 +34,8 @@ LARGEST = 4e9
 ENOUGH = 0.12
 """Seconds of calls that each number is the median of."""
 MOST_BEHIND = 4096
-FEW = 24
-"""Rows of a question."""
+FEW, SOME = 24, 64
+"""Rows of questions."""
 CACHED = 2**27
 """Bytes that no processor's cache holds: so many different weights are read in turn."""
 
@@ -49,7 +49,9 @@ class Rates:
     linear: float
     """FLOP/s of a decoder's layer, attention aside."""
     few: float
-    """The same of the few rows of a question."""
+    """The same of a short question's rows, FEW."""
+    some: float
+    """And of SOME rows."""
     attention: float
     """FLOP/s of attention behind many tokens."""
     weights: float
@@ -75,6 +77,7 @@ def published_rates(gpu: Gpu) -> Rates:
         tower=gemm,
         linear=gemm,
         few=gemm,
+        some=gemm,
         attention=ATTENTION_SHARE * gpu.flops,
         weights=bandwidth,
         behind=bandwidth,
@@ -116,7 +119,8 @@ def measured_rates(
     return Rates(
         tower=seen,
         linear=linear,
-        few=layers.few_rate(timer),
+        few=layers.rate_of(timer, FEW),
+        some=layers.rate_of(timer, SOME),
         attention=attention,
         weights=weights,
         behind=behind,
@@ -244,9 +248,9 @@ class Layers:
         linear = 2 * layer_weights(config) * rows / max(alone - square, 0.2 * alone)
         return linear, attention
 
-    def few_rate(self, timer: Timer) -> float:
-        """FLOP/s of linears on as many rows as a question has."""
-        return 2 * layer_weights(self.config) * FEW / timer.seconds(self.call(FEW, 16))
+    def rate_of(self, timer: Timer, rows: int) -> float:
+        """FLOP/s of linears on as many rows as a question may have."""
+        return 2 * layer_weights(self.config) * rows / timer.seconds(self.call(rows, 16))
 
     def token_rates(self, timer: Timer) -> tuple[float, float]:
         """Bytes per second of weights and of keys and values, from writing one token."""
