@@ -11,6 +11,11 @@ from longtake.serve.schema import parsed
 MESSAGES = [{"role": "user", "content": "What?"}]
 
 
+def part(said: dict[str, Any]) -> dict[str, Any]:
+    """A request with this part of a message."""
+    return {"messages": [{"role": "user", "content": [said]}]}
+
+
 @pytest.mark.parametrize(
     ("said", "told"),
     [
@@ -30,6 +35,11 @@ MESSAGES = [{"role": "user", "content": "What?"}]
         ({"messages": [{"role": "user", "content": 3}]}, "messages.0.content must be a text or"),
         ({"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, "messages.0.content.0"),
         ({"messages": [{"role": "user"}]}, "messages.0.content is missing"),
+        (part({"text": "x"}), "messages.0.content.0 must have a type, such as 'text' or 'video"),
+        (part({"type": "text"}), "messages.0.content.0.text is missing"),
+        (part({"type": "video_url", "video_url": {}}), "messages.0.content.0.video_url.url is mi"),
+        ({"metadata": {"str": 5}}, "metadata.str must be a text, got 5"),
+        ({"metadata": {"list[x": 5}}, "metadata.list[x must be a text, got 5"),
         ({"max_tokens": "x" * 1000}, 'max_tokens must be a whole number, got "xxxxx'),
     ],
 )
@@ -49,3 +59,8 @@ def test_what_is_not_supported_is_named() -> None:
     with pytest.raises(Refusal, match="tools is not supported here") as raised:
         parsed(json.dumps({"messages": MESSAGES, "tools": []}).encode())
     assert raised.value.code == "unknown_parameter"
+
+
+def test_a_key_of_the_client_is_named_whatever_it_is() -> None:
+    with pytest.raises(Refusal, match="^str is not supported here"):
+        parsed(json.dumps({"messages": MESSAGES, "str": 5}).encode())

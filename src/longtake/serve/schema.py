@@ -168,16 +168,23 @@ def first_of(errors: Sequence[ErrorDetails]) -> tuple[list[ErrorDetails], str]:
 
     Of a field that may be of several types, what is wrong within the one that it seems to be.
     """
-    names = [
-        ".".join(str(part) for part in one["loc"] if not WAY.fullmatch(str(part))) for one in errors
-    ]
+    names = [field_of(one["loc"]) for one in errors]
     inside = [name for name in names if name.startswith(f"{names[0]}.")]
     where = inside[0] if inside else names[0]
     return [one for one, name in zip(errors, names, strict=True) if name == where], where
 
 
-WAY = re.compile(r"str|list\[.*")
+WAY = re.compile(r"(stop|content)\.(?:str|list\[[^.]*)|(content\.\d+)\.(?:text|\w+_url)(?=\.)")
 """What pydantic adds to a field's place where several types are taken."""
+
+
+def field_of(loc: Sequence[int | str]) -> str:
+    """A field's name, as the client wrote it."""
+    name = ".".join(str(part) for part in loc)
+    for _ in range(2):  # a list of parts, then the kind of one
+        name = WAY.sub(lambda found: found[1] or found[2], name)
+    return name
+
 
 WRONG = {
     "int_type": "must be a whole number",
@@ -196,13 +203,21 @@ WRONG = {
     "less_than": "must be below {lt:.19g}",
     "literal_error": "must be {expected}",
     "union_tag_invalid": "must have a type that is one of {expected_tags}",
+    "union_tag_not_found": "must have a type, such as 'text' or 'video_url'",
     "string_too_short": "must not be empty",
     "too_short": "must not be empty",
     "missing": "is missing",
     "extra_forbidden": "is not supported here",
 }
 """What is said of a field, by pydantic's name of what is wrong with it."""
-UNSHOWN = ("missing", "extra_forbidden", "string_too_short", "too_short", "union_tag_invalid")
+UNSHOWN = (
+    "missing",
+    "extra_forbidden",
+    "string_too_short",
+    "too_short",
+    "union_tag_invalid",
+    "union_tag_not_found",
+)
 
 
 def why(told: Sequence[ErrorDetails]) -> str:
