@@ -17,6 +17,7 @@ from longtake import reader as reading
 from longtake.api import load, watch
 from longtake.bilevel import TwoLevelCache
 from longtake.captions import Between, Caption, in_order
+from longtake.commands.library import row
 from longtake.errors import OptionError
 from longtake.library import Library
 from longtake.mixing import mix
@@ -381,6 +382,8 @@ def test_a_memory_with_captions_is_another_one(tmp_path: Path, clip: Path) -> No
     assert library.find(clip, system, wanted) == stored[0]
     saved = load_memory(save_memory(other, tmp_path / "one"))
     assert (saved.captions, saved.lead, saved.ids) == (other.captions, other.lead, other.ids)
+    listed = [row(one, one.created)[-1] for one in (stored[0], stored[2])]
+    assert listed == ["clip.mp4 with captions", "clip.mp4"]
 
 
 def test_fewer_frames_than_promised_lose_no_words() -> None:

@@ -8,7 +8,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from longtake.api import load
+from longtake.captions import Caption
 from longtake.library import Library
 from longtake.serve.app import create_app
 from longtake.serve.build import Choices, service
@@ -187,9 +188,11 @@ def data_url(path: Path) -> str:
     return "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
-def watch_elsewhere(folder: Path, path: Path, **settings: Any) -> str:
-    """Watch as the command line does; the memory's key."""
+def watch_elsewhere(
+    folder: Path, path: Path, captions: Sequence[Caption] = (), **settings: Any
+) -> str:
+    """Watch as the command line or a script does; the memory's key."""
     system, wanted = bundled(), Settings(**settings)
     frames = settings.get("max_frames")
-    memory = system.watch(path, max_frames=8 if frames == "auto" else frames)
+    memory = system.watch(path, max_frames=8 if frames == "auto" else frames, captions=captions)
     return Library(folder).save(memory, system=system, source=path, settings=wanted).key

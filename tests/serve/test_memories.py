@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from longtake.captions import Caption
 from longtake.errors import StoreError
 from longtake.library import Library
 from longtake.serve.build import Choices, service
@@ -93,6 +94,21 @@ def test_a_memory_whose_frames_are_called_auto_can_be_asked(tmp_path: Path, clip
         assert shown["max_frames"] is None or isinstance(shown["max_frames"], int)
         got = server.chat(key, WORD)
         assert (got.status, got.json["longtake"]["video"]) == (200, key)
+
+
+def test_a_memory_with_captions_says_so_and_is_asked_by_its_name_only(
+    tmp_path: Path, clip: Path
+) -> None:
+    captions = [Caption(seconds=0.5, text="RIVER"), Caption(seconds=1.5, text="BRIDGE")]
+    key = watch_elsewhere(tmp_path / "library", clip, captions, max_frames=8)
+    body = question_about(data_url(clip), WORD, longtake={"max_frames": 8})
+    with running(tmp_path) as server:
+        asked = server.chat(key, WORD)
+        assert (asked.status, asked.json["longtake"]["video"]) == (200, key)
+        plain = server.ask("POST", CHAT, body).json["longtake"]["video"]
+        assert plain != key
+        told = server.ask("GET", "/v1/videos").json["data"]
+        assert {one["id"]: one["captions"] for one in told} == {key: True, plain: False}
 
 
 def test_a_memory_that_another_process_took_is_made_again(tmp_path: Path, clip: Path) -> None:

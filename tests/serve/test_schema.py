@@ -62,5 +62,5 @@ def test_what_is_not_supported_is_named() -> None:
 
 
 def test_a_key_of_the_client_is_named_whatever_it_is() -> None:
-    with pytest.raises(Refusal, match="^str is not supported here"):
+    with pytest.raises(Refusal, match=r"^str is not supported here"):
         parsed(json.dumps({"messages": MESSAGES, "str": 5}).encode())

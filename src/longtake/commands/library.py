@@ -35,6 +35,7 @@ def list_memories(*, library: LibraryFolder = None, as_json: JsonFlag = False) -
 
 def row(stored: Stored, now: datetime) -> tuple[str, ...]:
     """A memory as a line of a table."""
+    spoken = " with captions" if stored.settings.captions else ""
     return (
         harmless(stored.name),
         clock(stored.watched_seconds),
@@ -43,7 +44,7 @@ def row(stored: Stored, now: datetime) -> tuple[str, ...]:
         size(stored.bytes),
         stored.system,
         ago((now - stored.last_used).total_seconds()),
-        harmless(stored.video.name.encode(errors="replace").decode()),
+        harmless(stored.video.name.encode(errors="replace").decode()) + spoken,
     )
 
 

@@ -72,6 +72,8 @@ class Job:
     state: State = "queued"
     facts: Facts = Facts()
     error: Refusal | None = None
+    captions: bool = False
+    """Whether words were read between its frames, as only the library does."""
     kept: bool = False
     """It was asked for by itself, not by a question; it is watched even if nobody waits."""
     waiters: int = 0
@@ -134,6 +136,7 @@ class Job:
             "max_frames": self.max_frames,
             "start": self.start,
             "end": self.end,
+            "captions": self.captions,
             "error": None if self.error is None else self.error.body()["error"],
         } | asdict(self.facts)
 
@@ -172,6 +175,7 @@ def job_of(stored: Stored) -> Job:
         max_frames=frames if isinstance(frames, int) else None,
         start=stored.settings.start,
         end=stored.settings.end,
+        captions=bool(stored.settings.captions),
         created=stored.created.timestamp(),
         state="ready",
         facts=Facts(frames=stored.frames, tokens=stored.tokens, bytes=stored.bytes),

@@ -12,6 +12,7 @@ const LATER = 5000;
 const facts = (video) => [
   video.duration ? clock(video.duration, 0) : "picture",
   video.frames ? `${video.frames} ${video.frames === 1 ? "frame" : "frames"}` : null,
+  video.captions ? "with captions" : null,
   video.bytes ? `${size(video.bytes)} memory` : null,
 ].filter(Boolean).join(" \u00b7 ");
 
