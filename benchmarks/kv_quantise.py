@@ -48,7 +48,13 @@ TINY_QUESTIONS = (
     "Who speaks first?",
     "Describe the room.",
 )
-ARMS: tuple[tuple[Kind, int], ...] = (("int8", 0), ("int8", 128), ("int4", 0), ("int4", 128))
+ARMS: tuple[tuple[Kind, int], ...] = (
+    ("int8", 0),
+    ("int8", 128),
+    ("fp8", 0),
+    ("int4", 0),
+    ("int4", 128),
+)
 SECONDS, DEPTHS = 180, tuple(n / 10 for n in range(1, 11))
 HEAD = """Errors of keys and values: norm of the difference over norm, all layers. Logits: largest
 difference, and in brackets the root mean square, of all vocabulary entries behind each word that

@@ -538,7 +538,7 @@ def test_a_failed_write_leaves_the_old_file(
         ({"fine": 7, "budget": "1GB", "ratio": 8}, "ratio 7 does not divide"),
         ({"fine": 2, "budget": "1GB", "ratio": 8, "fine_on": "tape"}, "fine_on 'tape' is unknown"),
         ({"fine": 2, "budget": "1GB", "ratio": 8, "kv": "int8"}, "leave kv or fine out"),
-        ({"kv": "int3"}, "kv 'int3' is unknown; choose full, int8, int4"),
+        ({"kv": "int3"}, "kv 'int3' is unknown; choose full, int8, fp8, int4"),
         ({"colour": 3}, "video_xl has no option 'colour'; it has kv, extend, ratio"),
     ],
 )

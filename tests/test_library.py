@@ -579,14 +579,16 @@ def test_a_disk_that_is_full_leaves_all_as_it_was(
 
 
 def test_packed_memories_are_kept_packed(library: Library, tmp_path: Path) -> None:
-    for kind in ("int8", "int4"):
+    for kind in ("int8", "fp8", "int4"):
         system = tiny().variant(kv=kind)
         held = system.watch(noise(2), max_frames=2)
         options = system.options(max_new_tokens=5)
         expected = system.ask(held, "What?", options).ids
         stored = library.save(held, system=system, source=video(tmp_path, 1))
-        assert stored.bytes < save(library, video(tmp_path, 1)).bytes or kind == "int4"
+        assert stored.bytes < save(library, video(tmp_path, 1)).bytes or kind != "int8"
         with library.open(stored, "cpu") as loaded:
             assert loaded.bytes == held.bytes
-            assert torch.is_tensor(loaded.cache.layers[0].packed_keys.codes_BKNC)
+            packed = loaded.cache.layers[0].packed_keys
+            assert torch.is_tensor(packed.codes_BKNC)
+            assert packed.floating == (kind == "fp8")
             assert system.ask(loaded, "What?", options).ids == expected

@@ -42,6 +42,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {
         {"pool": "off"},
         {"kv": "int8"},
         {"kv": "int4"},
+        {"kv": "fp8"},
         {"extend": "yarn:4"},
         {"extend": "visual-window:window=500"},
     ),

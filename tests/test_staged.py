@@ -408,7 +408,7 @@ def test_a_memory_never_goes_back_into_itself() -> None:
         memory.cache.rewind(10)
 
 
-@pytest.mark.parametrize("kind", ["full", "int8", "int4"])
+@pytest.mark.parametrize("kind", ["full", "int8", "fp8", "int4"])
 @pytest.mark.parametrize("name", ["uniform", "uniform0", "attention"])
 def test_a_file_gives_the_memory_back(name: str, kind: str, tmp_path: Path) -> None:
     system = dropping(name).variant(kv=kind)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from longtake.errors import OptionError
 
-KV = ("full", "int8", "int4")
+KV = ("full", "int8", "fp8", "int4")
 """How keys and values are held."""
 MIXES = ("step-random", "instance-random", "sequence", "listed", "adapt-<tokens>")
 """How a ratio is chosen where several are allowed; all but "listed" are the original's."""

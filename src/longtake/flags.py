@@ -205,7 +205,7 @@ class Condensing:
     ] = None
     kv: Annotated[
         str | None,
-        typer.Option(metavar="KIND", help="Hold keys and values as full, int8 or int4."),
+        typer.Option(metavar="KIND", help="Hold keys and values as full, int8, fp8 or int4."),
     ] = None
     extend: Annotated[
         str | None,

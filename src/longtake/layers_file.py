@@ -37,6 +37,7 @@ class Scheme:
     group: tuple[int, int]
     bits: int
     width: int
+    floating: bool = False
 
 
 def tensors_of(cache: GrowingCache, prefix: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -52,9 +53,18 @@ def tensors_of(cache: GrowingCache, prefix: str) -> tuple[dict[str, Tensor], dic
             if packed is not None:
                 tensors |= {f"{name}.{part}": tensor for part, tensor in parts_of(packed).items()}
                 group = (packed.group.tokens, packed.group.channels)
-                scheme = Scheme(packed.factor, group, packed.bits, packed.width)
-                schemes[name] = asdict(scheme)
+                schemes[name] = said(
+                    Scheme(packed.factor, group, packed.bits, packed.width, packed.floating)
+                )
     return tensors, schemes
+
+
+def said(scheme: Scheme) -> dict[str, Any]:
+    """A scheme as a file has it: integers as earlier versions read them."""
+    fields = asdict(scheme)
+    if not scheme.floating:
+        del fields["floating"]
+    return fields
 
 
 def parts_of(packed: Packed) -> dict[str, Tensor]:
@@ -95,6 +105,7 @@ def packed_of(name: str, tensors: Mapping[str, Tensor], schemes: Mapping[str, An
         group=Group(*scheme.group),
         bits=scheme.bits,
         width=scheme.width,
+        floating=scheme.floating,
     )
 
 

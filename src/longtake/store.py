@@ -1,6 +1,6 @@
 """Memories in files: one safetensors file each, whole or not there.
 
-Tensors are the keys and values of each layer, as they are held (full, int8 or int4; one copy or
+Tensors are the keys and values of each layer, as they are held (full, int8, fp8 or int4; one or
 two); everything else is a JSON header in the file's metadata. No code runs when one is opened.
 """
 

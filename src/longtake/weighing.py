@@ -47,7 +47,7 @@ class Weighing(Seeing):
     the first is the mildest."""
     window: int | None = None
     """Tokens the checkpoint says it was trained to read."""
-    kv: Literal["full", "int8", "int4"] = "full"
+    kv: Literal["full", "int8", "fp8", "int4"] = "full"
     """How a finished memory's keys and values are held (docs/video-xl.md)."""
 
     # -- tokens -----------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Packed tensors: errors bounded by the step, exact packing of codes, any magnitude and length."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -21,6 +23,25 @@ def groups_of(width: int) -> tuple[Group, Group]:
     return Group.of_keys(), Group.of_values(width)
 
 
+Levels = Callable[[Tensor, Group], Packed]
+"""Packs a tensor."""
+
+
+def int8(x: Tensor, group: Group) -> Packed:
+    return Packed.of(x, 8, group)
+
+
+def int4(x: Tensor, group: Group) -> Packed:
+    return Packed.of(x, 4, group)
+
+
+def fp8(x: Tensor, group: Group) -> Packed:
+    return Packed.of(x, 8, group, floating=True)
+
+
+LEVELS = (int8, int4, fp8)
+
+
 def per_number(packed: Packed, scales: Tensor) -> Tensor:
     """A group's number for each of its numbers, written out the plain way."""
     tokens = scales.float().repeat_interleave(packed.group.tokens, 2)[:, :, : packed.tokens]
@@ -28,22 +49,33 @@ def per_number(packed: Packed, scales: Tensor) -> Tensor:
 
 
 def check_bound(x: Tensor, packed: Packed) -> None:
-    """No number is further off than half a step and the roundings of fp32, here and in packing."""
+    """No number is further off than half a step and the roundings of fp32, here and in packing.
+
+    Steps of e4m3 numbers grow with the distance from the middle: half of one is a 16th of it, and
+    2**-10 where numbers are subnormal.
+    """
     step = per_number(packed, packed.step_BKGJ)
-    largest = per_number(packed, packed.middle_BKGJ).abs() + step * packed.top
+    middle = per_number(packed, packed.middle_BKGJ)
+    largest = middle.abs() + step * packed.top
     off = (packed.unpack(torch.float32).double() - x.double()).abs()
-    bound = step.double() * 0.5001 + largest.double() * FP32
+    half = torch.full_like(step, 0.5)
+    if packed.floating:
+        away = ((x.float() - middle) / step.masked_fill(step == 0, 1.0)).abs()
+        half = (away / 16).clamp(min=2.0**-10)
+    bound = (step * half).double() * 1.0002 + largest.double() * FP32
     assert (off <= bound + float(x.abs().max()) * TINY).all()
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("levels", LEVELS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_number_is_within_half_a_step(shape: tuple[int, int, int, int], bits: int) -> None:
+def test_every_number_is_within_half_a_step(
+    shape: tuple[int, int, int, int], levels: Levels
+) -> None:
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(shape, generator=generator)
     x = x * torch.logspace(-3, 2, shape[-1]) + torch.linspace(-400, 400, shape[-1])  # outliers
     for group in groups_of(shape[-1]):
-        packed = Packed.of(x, bits, group)
+        packed = levels(x, group)
         assert packed.unpack(torch.float32).shape == x.shape
         check_bound(x, packed)
         # and the steps are no wider than the group's range asks, but for the rounded middle
@@ -54,42 +86,43 @@ def test_every_number_is_within_half_a_step(shape: tuple[int, int, int, int], bi
         assert (step <= widest * (1 + FP16_STEP) + 400 * TINY).all()
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("levels", LEVELS)
 @pytest.mark.parametrize("magnitude", [1e-30, 1e-20, 1e-7, 1.0, 7e4, 1e20, 5e37])
-def test_any_magnitude(magnitude: float, bits: int) -> None:
+def test_any_magnitude(magnitude: float, levels: Levels) -> None:
     x = torch.randn(1, 2, 100, 24, generator=torch.Generator().manual_seed(2)) * magnitude
     for group in groups_of(24):
-        check_bound(x, Packed.of(x, bits, group))
+        check_bound(x, levels(x, group))
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-def test_magnitudes_side_by_side(bits: int) -> None:
+@pytest.mark.parametrize("levels", LEVELS)
+def test_magnitudes_side_by_side(levels: Levels) -> None:
     """A channel a million times smaller than another keeps its own step."""
     x = torch.randn(1, 1, 128, 2, generator=torch.Generator().manual_seed(3))
     x = x * torch.tensor([1e4, 1e-2])
-    packed = Packed.of(x, bits, Group.of_keys())
+    packed = levels(x, Group.of_keys())
     check_bound(x, packed)
     off = (packed.unpack(torch.float32) - x)[..., 1].norm() / x[..., 1].norm()
-    assert off < 0.6 * 6 / packed.top  # half a step at worst of a range of 6 deviations
+    worst = 1 / 16 if packed.floating else 0.6 * 6 / packed.top  # a range of 6 deviations
+    assert off < worst
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("levels", LEVELS)
 @pytest.mark.parametrize("value", [0.0, 1.0, -3.5, 0.1, 1e-12, 65504.0, 1e30])
-def test_constants(value: float, bits: int) -> None:
+def test_constants(value: float, levels: Levels) -> None:
     x = torch.full((1, 2, 70, 16), value)
     for group in groups_of(16):
-        packed = Packed.of(x, bits, group)
+        packed = levels(x, group)
         if packed.step_BKGJ.any():  # no fp16 number: the levels reach from it to its neighbour
             torch.testing.assert_close(packed.unpack(torch.float32), x, rtol=FP32, atol=0)
         else:
             assert packed.unpack(torch.float32).equal(x)
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-def test_half_precision(bits: int) -> None:
+@pytest.mark.parametrize("levels", LEVELS)
+def test_half_precision(levels: Levels) -> None:
     x = torch.randn(1, 2, 130, 32, generator=torch.Generator().manual_seed(4)).bfloat16()
     for group in groups_of(32):
-        packed = Packed.of(x, bits, group)
+        packed = levels(x, group)
         check_bound(x.float(), packed)
         unpacked = packed.unpack(torch.bfloat16)
         assert unpacked.equal(packed.unpack(torch.float32).bfloat16())
@@ -99,6 +132,19 @@ def test_numbers_on_the_levels_come_back_exactly() -> None:
     codes = torch.arange(16.0).repeat(1, 1, 64, 1) * 0.25 - 2  # values: one token, all 16 levels
     for x, group in ((codes, Group.of_values(16)), (codes.mT.contiguous(), Group.of_keys())):
         assert Packed.of(x, 4, group).unpack(torch.float32).equal(x)
+
+
+def test_codes_are_eight_bit_floating_point_numbers() -> None:
+    numbers = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+    numbers = numbers[numbers.isfinite()].sort().values  # 254, from -448 to 448
+    for x, group in (
+        (numbers.view(1, 1, 1, -1), Group(1, len(numbers))),
+        (numbers.view(1, 1, -1, 1), Group(len(numbers), 1)),
+    ):
+        packed = fp8(x, group)
+        assert packed.unpack(torch.float32).equal(x)
+        assert packed.codes_BKNC.view(torch.float8_e4m3fn).float().equal(x)
+        assert packed.step_BKGJ.item() * packed.factor == 1.0
 
 
 @pytest.mark.parametrize("width", [1, 2, 7, 16])
@@ -116,24 +162,26 @@ def test_two_codes_to_a_byte(width: int) -> None:
 
 def test_nothing_and_what_is_not_finite() -> None:
     for group in groups_of(16):
-        none = Packed.of(torch.empty(1, 2, 0, 16), 8, group)
-        assert (none.nbytes, none.unpack(torch.float32).shape) == (0, (1, 2, 0, 16))
+        for levels in LEVELS:
+            none = levels(torch.empty(1, 2, 0, 16), group)
+            assert (none.nbytes, none.unpack(torch.float32).shape) == (0, (1, 2, 0, 16))
         for bad in (float("nan"), float("inf")):
             x = torch.ones(1, 1, 128, 16)
             x[0, 0, 3, 5] = bad
-            assert not Packed.of(x, 8, group).unpack(torch.float32)[0, 0, 3, 5].isfinite()
+            for levels in LEVELS:
+                assert not levels(x, group).unpack(torch.float32)[0, 0, 3, 5].isfinite()
     numbers = (0.0, 1.0, -3.0, 2e-40)
     assert [power_above(torch.tensor(x)) for x in numbers] == [1, 2, 4, 2**-100]
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-def test_blocks_do_not_show(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("levels", LEVELS)
+def test_blocks_do_not_show(levels: Levels, monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(2, 2, 333, 20)
     for group in groups_of(20):
-        whole = Packed.of(x, bits, group)
+        whole = levels(x, group)
         with monkeypatch.context() as patch:
             patch.setitem(packed_module.BLOCK, "cpu", 2 * 2 * 20 * 70)
-            pieces = Packed.of(x, bits, group)
+            pieces = levels(x, group)
             for name in ("codes_BKNC", "middle_BKGJ", "step_BKGJ"):
                 assert getattr(pieces, name).equal(getattr(whole, name))
             assert pieces.unpack(torch.float32).equal(whole.unpack(torch.float32))

@@ -18,13 +18,19 @@ from longtake.errors import OptionError, PromptError
 from longtake.parts.attention import attend, last_row_weights
 from longtake.parts.cache import SLACK, GrowingCache, kv_bytes_per_token
 from longtake.parts.packed import GROUP, Group, Packed
-from longtake.parts.quantise import BITS, Kind, QuantisedLayer, quantised, quantised_bytes_per_token
+from longtake.parts.quantise import (
+    Kind,
+    QuantisedLayer,
+    packed,
+    quantised,
+    quantised_bytes_per_token,
+)
 from longtake.parts.qwen2 import Step
 from longtake.system import System
 from longtake.types import Memory
 
 CHECKPOINT = Path(__file__).parents[1] / "parity" / "golden" / "video_xl" / "checkpoint"
-KINDS: tuple[Kind, ...] = ("int8", "int4")
+KINDS: tuple[Kind, ...] = ("int8", "fp8", "int4")
 
 
 def filled(tokens: int, *, layers: int = 2, heads: int = 2, width: int = 16) -> GrowingCache:
@@ -55,9 +61,7 @@ def test_a_layer_is_its_parts(kind: Kind, tokens: int, residual: int) -> None:
     keys, values = everything(exact, 1)
     first = max(0, tokens - residual)
     was = [
-        torch.cat(
-            [Packed.of(x[:, :, :first], BITS[kind], group).unpack(x.dtype), x[:, :, first:]], 2
-        )
+        torch.cat([packed(x[:, :, :first], kind, group).unpack(x.dtype), x[:, :, first:]], 2)
         for x, group in zip((keys, values), (Group.of_keys(), Group.of_values(16)), strict=True)
     ]
     assert small.get_seq_length(1) == tokens
@@ -164,7 +168,7 @@ def test_the_old_cache_goes_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_refusals() -> None:
     growing = filled(5)
-    with pytest.raises(OptionError, match="choose int8 or int4"):
+    with pytest.raises(OptionError, match="choose int8, fp8, int4"):
         quantised(growing, "int2")  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="residual must be a whole number from 0, got -1"):
         quantised(growing, "int8", -1)
@@ -185,18 +189,20 @@ def test_bytes_are_as_planned(kind: Kind, width: int, tokens: int) -> None:
     assert found == pytest.approx(planned + begun, abs=1e-6)
     part = quantised(filled(tokens, heads=3, width=width), kind, 64).nbytes
     plain = kv_bytes_per_token(2, 3, width, torch.float32)
-    packed = (tokens - 64) * planned / tokens
-    assert part == pytest.approx(64 * plain + packed + begun, abs=1e-6)
+    codes = (tokens - 64) * planned / tokens
+    assert part == pytest.approx(64 * plain + codes + begun, abs=1e-6)
 
 
 def test_planned_shares() -> None:
     """Of a Qwen2-7B (28 layers, 4 heads of 128) in bf16: 8.5 and 4.5 bits a number."""
     plain = kv_bytes_per_token(28, 4, 128, torch.bfloat16)
     shares = [plain / quantised_bytes_per_token(28, 4, 128, kind) for kind in KINDS]
-    assert shares == pytest.approx([16 / 8.5, 16 / 4.5])
+    assert shares == pytest.approx([16 / 8.5, 16 / 8.5, 16 / 4.5])
 
 
-@pytest.mark.parametrize(("kind", "measured"), [("int8", 1.8e-3), ("int4", 2.3e-2)])
+@pytest.mark.parametrize(
+    ("kind", "measured"), [("int8", 1.8e-3), ("fp8", 7.8e-3), ("int4", 2.3e-2)]
+)
 def test_attention_is_off_by_what_keys_and_values_are(kind: Kind, measured: float) -> None:
     """A score is off by d at most, a weight then by a factor within exp(+-2 d).
 
@@ -251,7 +257,12 @@ def logits(memory: Memory, question: str, ids: tuple[int, ...]) -> Tensor:
 
 @pytest.mark.parametrize(
     ("kind", "residual", "smaller_by", "off_by"),
-    [("int8", 0, 3.459, 0.071), ("int4", 0, 6.095, 1.15), ("int4", 128, 3.722, 1.15)],
+    [
+        ("int8", 0, 3.459, 0.071),
+        ("fp8", 0, 3.459, 0.65),
+        ("int4", 0, 6.095, 1.15),
+        ("int4", 128, 3.722, 1.15),
+    ],
 )
 def test_a_packed_memory_answers(
     kind: Kind, residual: int, smaller_by: float, off_by: float
@@ -259,7 +270,8 @@ def test_a_packed_memory_answers(
     """Heads are 16 wide here, so scales of values take 2 bits a number; 0.5 in published models.
 
     `off_by` was measured: the largest difference of any logit, which deviate by 3.0. It grows with
-    the step (int4's is 17 times int8's); twice that leaves room for another machine's rounding.
+    the step (int4's is 17 times int8's, fp8's up to 16 times); twice that leaves room for another
+    machine's rounding.
     """
     full, small = watched(), smaller(kind, residual)
     assert full.bytes / small.bytes == pytest.approx(smaller_by, abs=1e-3)

@@ -19,11 +19,11 @@ from longtake.errors import OptionError, PromptError
 from longtake.parts.cache import GrowingCache, GrowingLayer
 from longtake.parts.packed import Group, Packed
 
-Kind = Literal["int8", "int4"]
+Kind = Literal["int8", "fp8", "int4"]
 
-BITS: dict[Kind, int] = {"int8": 8, "int4": 4}
+BITS: dict[Kind, int] = {"int8": 8, "fp8": 8, "int4": 4}
 
-RESIDUAL: dict[Kind, int] = {"int8": 0, "int4": 128}
+RESIDUAL: dict[Kind, int] = {"int8": 0, "fp8": 0, "int4": 128}
 """Last tokens of a memory that stay in full precision when the caller does not say (KIVI: 128)."""
 
 
@@ -48,8 +48,8 @@ class QuantisedLayer(GrowingLayer):
             return GrowingLayer()
         first = max(0, keys.shape[2] - residual)
         return cls(
-            Packed.of(keys[:, :, :first], BITS[kind], Group.of_keys()),
-            Packed.of(values[:, :, :first], BITS[kind], Group.of_values(values.shape[-1])),
+            packed(keys[:, :, :first], kind, Group.of_keys()),
+            packed(values[:, :, :first], kind, Group.of_values(values.shape[-1])),
             (keys[:, :, first:], values[:, :, first:]),
         )
 
@@ -125,6 +125,11 @@ class QuantisedLayer(GrowingLayer):
         return sum(part.nbytes for part in packed) + super().nbytes
 
 
+def packed(x_BKNE: Tensor, kind: Kind, group: Group) -> Packed:
+    """Keys or values in so many bits."""
+    return Packed.of(x_BKNE, BITS[kind], group, floating=kind == "fp8")
+
+
 def behind(packed: Packed | None, tail_BKSE: Tensor) -> Tensor:
     """What is packed and the tail behind it: [B, K, N + S, E]; a new tensor, kept by nobody."""
     if packed is None or packed.tokens == 0:
@@ -141,11 +146,11 @@ def quantised(cache: GrowingCache, kind: Kind, residual: int | None = None) -> G
 
     Each old layer is given back as soon as it is packed, so the peak is the old cache and one
     packed layer. Rewind the cache to the memory before: all it holds is packed, but for the last
-    `residual` tokens (none of int8 and 128 of int4 if not said). Raises OptionError, and
+    `residual` tokens (128 of int4 and none of others if not said). Raises OptionError, and
     PromptError while the memory answers a question.
     """
     if kind not in BITS:
-        raise OptionError(f"kind {kind!r} is unknown; choose {' or '.join(BITS)}")
+        raise OptionError(f"kind {kind!r} is unknown; choose {', '.join(BITS)}")
     kept = RESIDUAL[kind] if residual is None else residual
     if type(kept) is not int or kept < 0:
         raise OptionError(f"residual must be a whole number from 0, got {residual!r}")
