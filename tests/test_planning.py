@@ -542,3 +542,18 @@ def test_a_question_is_timed_between_the_rows_that_were_measured() -> None:
     assert asking_rate(gpu, 500) == pytest.approx(gpu.linear)
     steep = replace(rates, few=FEW / 0.001)  # a straight line would end below nothing
     assert took(1) > 0 and asking_rate(steep, 1) > 0
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 1440, 1441, 2304, 2879, 2880, 4608, 10_000])
+@pytest.mark.parametrize("ratio", [2, 8, 16])
+def test_the_furthest_row_of_a_window_loop(
+    folders: dict[str, Path], tokens: int, ratio: int
+) -> None:
+    made: Any = bare(folders["video_xl"]).variant(ratio=ratio)
+    held = most = 0
+    for begun in range(0, tokens, 1440):  # the loop itself, window by window
+        size = min(1440, tokens - begun)
+        most = max(most, held + size + size // ratio)
+        held += size // ratio
+    assert made.copies(tokens, tokens)[0] == held
+    assert made.furthest(tokens) == [most]

@@ -76,18 +76,40 @@ class Condensed(Llava):
     @property
     def window_rows(self) -> list[int]:
         """The same of each copy."""
+        return self.rows_of(self.condense.window)
+
+    def rows_of(self, tokens: int) -> list[int]:
+        """Rows of a window of so many tokens and its summaries, of each copy."""
         ratios = [self.condense.ratios.smallest, *([self.fine.ratio] if self.fine else [])]
-        return [self.condense.window + self.condense.window // ratio for ratio in ratios]
+        return [tokens + tokens // ratio for ratio in ratios]
 
     def cache_bytes(self, tokens: int, place: Place, text: int = 0) -> int:
-        """The copies that lie on the device, and the window behind each."""
-        coarse, fine = self.copies(tokens, tokens)
+        """The copies that lie on the device, and the window behind each.
+
+        A CPU gives pages as they are written: what counts is the furthest row.
+        """
         inside = self.fine is not None and self.fine.where == "memory" and place.on_cpu
-        copies = [coarse, fine] if inside else [coarse]
-        room = self.window_room(tokens)
-        windows = [min(rows, room) if place.on_cpu else room for rows in self.window_rows]
-        rows = sum(held + window for held, window in zip(copies, windows, strict=False))
-        return (rows + len(copies) * (text + place.slack)) * self.full_row_bytes(place.dtype)
+        count, room = 2 if inside else 1, self.window_room(tokens)
+        every = self.furthest(tokens) if place.on_cpu else self.copies(tokens, tokens)
+        rows = sum(every[:count]) + (0 if place.on_cpu else count * room)
+        return (rows + count * (text + place.slack)) * self.full_row_bytes(place.dtype)
+
+    def furthest(self, tokens: int) -> list[int]:
+        """Rows that each copy fills at most: what was kept before a window, and that window.
+
+        The last whole one or the rest behind it; a window's summaries then lie where it began.
+        """
+        window, rest = self.condense.window, tokens % self.condense.window
+        whole = tokens - rest
+        ends = [(max(0, whole - window), min(window, whole)), (whole, rest)]
+        rows = [
+            [
+                sum(both)
+                for both in zip(self.copies(begun, tokens), self.rows_of(size), strict=False)
+            ]
+            for begun, size in ends
+        ]
+        return [max(each) for each in zip(*rows, strict=True)]
 
     def read_of(self, seen: int, place: Place, chunk: int) -> int:
         """Whole windows, read at once."""

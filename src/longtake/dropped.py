@@ -68,7 +68,7 @@ class Dropped(System):
             sizes=self.video_sizes,
             side=self.processor.side,
             at_once=tower.clips_at_once if place.on_cpu else CROPS_AT_ONCE,
-            hidden=2,
+            hidden=1,
             cut=True,
         )
 

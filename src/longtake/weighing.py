@@ -153,7 +153,7 @@ class Weighing(Seeing):
             sizes=self.video_sizes,
             side=self.processor.side,
             at_once=tower.frames_at_once if place.on_cpu else 10**6,
-            hidden=3 if tower.activation == "quick_gelu" else 2,
+            hidden=2 if tower.activation == "quick_gelu" else 1,
         )
 
     def streamed_bytes(self, tokens: int, place: Place, text: int) -> int:

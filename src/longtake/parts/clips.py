@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longtake.errors import CheckpointError, PromptError
-from longtake.parts.layers import Linear
+from longtake.parts.layers import Linear, gelu
 from longtake.parts.vit import CPU_BYTES
 
 
@@ -110,7 +110,7 @@ class MLP(nn.Module):
         return out_ND.view(x_BLD.shape)
 
     def _whole(self, x_ND: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x_ND)))
+        return self.fc2(gelu(self.fc1(x_ND)))
 
 
 @dataclass(frozen=True, kw_only=True)

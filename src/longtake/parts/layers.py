@@ -55,6 +55,14 @@ def added(x: Tensor, made: Tensor) -> Tensor:
     return x + made if torch.is_grad_enabled() else made.add_(x)
 
 
+def gelu(x: Tensor, approximate: str = "none") -> Tensor:
+    """GELU; into `x` where no gradient is recorded: the widest activation is there once."""
+    if torch.is_grad_enabled():
+        return F.gelu(x, approximate=approximate)
+    made: Tensor = torch.ops.aten.gelu_(x, approximate=approximate)
+    return made
+
+
 class LayerNorm(nn.LayerNorm):
     """`nn.LayerNorm` in the input's dtype."""
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from longtake.parts.layers import LayerNorm, Linear, added
+from longtake.parts.layers import LayerNorm, Linear, added, gelu
 
 Activation = Literal["quick_gelu", "gelu", "gelu_pytorch_tanh"]
 
@@ -52,18 +52,20 @@ memory for nothing."""
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """The sigmoid approximation of GELU that OpenAI's CLIP was trained with."""
-    return x * torch.sigmoid(1.702 * x)
+    """The sigmoid approximation of GELU that OpenAI's CLIP was trained with; as `gelu`, into x."""
+    if torch.is_grad_enabled():
+        return x * torch.sigmoid(1.702 * x)
+    return x.mul_((1.702 * x).sigmoid_())
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
-    """The tanh approximation of GELU that SigLIP was trained with."""
-    return F.gelu(x, approximate="tanh")
+    """The tanh approximation of GELU that SigLIP was trained with; as `gelu`, into x."""
+    return gelu(x, approximate="tanh")
 
 
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "quick_gelu": quick_gelu,
-    "gelu": F.gelu,
+    "gelu": gelu,
     "gelu_pytorch_tanh": gelu_tanh,
 }
 
