@@ -28,7 +28,7 @@ from torch import Tensor
 import longtake
 from longtake.engine import prefill
 from longtake.parts.cache import GrowingCache, kv_bytes_per_token
-from longtake.parts.quantise import Kind, quantised, quantised_bytes_per_token
+from longtake.parts.quantise import BITS, Kind, quantised, quantised_bytes_per_token
 from longtake.parts.qwen2 import Step
 from longtake.system import System
 from longtake.train.questions import FIELDS, HELD_OUT_QUESTIONS, answer
@@ -228,8 +228,7 @@ def planned(system: System) -> str:
     config = system.model.config
     sizes = (config.num_hidden_layers, config.num_key_value_heads, config.head_dim)
     plain = kv_bytes_per_token(*sizes, system.model.compute_dtype)
-    kinds: tuple[Kind, ...] = ("int8", "int4")
-    packed = ", ".join(f"{quantised_bytes_per_token(*sizes, kind):.1f} ({kind})" for kind in kinds)
+    packed = ", ".join(f"{quantised_bytes_per_token(*sizes, kind):.1f} ({kind})" for kind in BITS)
     return f"Heads {sizes[2]} wide; by formula {plain} bytes a token in full precision, {packed}."
 
 

@@ -98,6 +98,7 @@ def test_room() -> None:
         {"ratio": 16, "fine": 2, "budget": "1MiB"},
         {"ratio": 16, "fine": 2, "budget": "1MiB", "fine_on": "disk"},
         {"ratio": 8, "kv": "int8"},
+        {"ratio": 8, "kv": "fp8"},
     ],
 )
 def test_condensed_memories(options: dict[str, object], tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ def dropping(kind: Any, layers: tuple[int, ...]) -> System:
 SYSTEMS: dict[str, Callable[[], System]] = {
     "longva": tiny,
     "longva int8": lambda: tiny().variant(kv="int8"),
+    "longva fp8": lambda: tiny().variant(kv="fp8"),
     "longva int4": lambda: tiny().variant(kv="int4"),
     "default": lambda: loaded("default"),
     "video_xl": lambda: loaded("video_xl/checkpoint").variant(ratio=8),

@@ -539,6 +539,7 @@ def test_a_question_is_timed_between_the_rows_that_were_measured() -> None:
     assert took(SOME) == pytest.approx(0.013)
     assert took(44) == pytest.approx(0.0105)
     assert took(2) == pytest.approx(0.008 - 22 * 0.005 / 40)
+    assert took(1064) == pytest.approx(0.013 + 1000 / rates.linear)
     assert asking_rate(gpu, 500) == pytest.approx(gpu.linear)
     steep = replace(rates, few=FEW / 0.001)  # a straight line would end below nothing
     assert took(1) > 0 and asking_rate(steep, 1) > 0

@@ -164,11 +164,15 @@ class Clock:
 
 
 def asking_rate(rates: Rates, rows: int) -> float:
-    """FLOP/s of linears on a question's rows; seconds lie on a line through the counts measured."""
+    """FLOP/s of linears on a question's rows.
+
+    Up to SOME rows seconds lie on a line through the two counts measured, not below the fastest
+    rate; every further row takes what a row of a block does.
+    """
     few, some = FEW / rates.few, SOME / rates.some
     slope = max(0.0, some - few) / (SOME - FEW)
-    # one row costs more than its share, never less than that of many
-    return rows / max(few + (rows - FEW) * slope, rows / max(rates.some, rates.linear))
+    seconds = few + (min(rows, SOME) - FEW) * slope + max(0, rows - SOME) / rates.linear
+    return rows / max(seconds, rows / max(rates.some, rates.linear))
 
 
 def cores() -> int:

@@ -202,7 +202,8 @@ class Planner:
 
     def methods(self) -> Iterator[Setting]:
         """Published settings that keep less, and memories in 8 bits."""
-        for options in (*self.made.choices, {"kv": "int8"}):
+        eight = {"kv": "int8"} if self.made.kv != "fp8" else {}  # as many bytes
+        for options in (*self.made.choices, *filter(None, [eight])):
             try:
                 made = self.made.variant(**options)
             except OptionError:  # no such layer, or two copies

@@ -1,7 +1,8 @@
 """Memories in files: one safetensors file each, whole or not there.
 
-Tensors are the keys and values of each layer, as they are held (full, int8, fp8 or int4; one or
-two); everything else is a JSON header in the file's metadata. No code runs when one is opened.
+Tensors are the keys and values of each layer, as they are held (full, int8, fp8 or int4; one
+copy or two); everything else is a JSON header in the file's metadata. No code runs when one is
+opened.
 """
 
 from __future__ import annotations

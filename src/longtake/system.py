@@ -151,7 +151,8 @@ class System(Asking, Weighing):
     def _memory(
         self, reading: Reading, cache: GrowingCache, durations: tuple[float, ...], stats: Stats
     ) -> Memory:
-        cache = cache if self.kv == "full" else quantised(cache, self.kv)
+        if reading.entries and self.kv != "full":  # words alone stay as they are
+            cache = quantised(cache, self.kv)
         return Memory(
             cache=cache,
             length=cache.get_seq_length(),

@@ -14,7 +14,8 @@ FP16_STEP = 2.0**-11
 FP32 = 2.0**-22
 """Four roundings of fp32, relative to the group's largest."""
 TINY = 2.0**-32
-"""Of the tensor's largest number: see `packed.EXPONENT`."""
+"""Of the tensor's largest number, of evenly spaced levels: see `packed.EXPONENT`."""
+TINY_FLOATING = 2.0**-30
 
 SHAPES = [(1, 1, 1, 1), (1, 2, 63, 16), (2, 3, 64, 48), (1, 2, 65, 128), (1, 1, 200, 7)]
 
@@ -63,7 +64,8 @@ def check_bound(x: Tensor, packed: Packed) -> None:
         away = ((x.float() - middle) / step.masked_fill(step == 0, 1.0)).abs()
         half = (away / 16).clamp(min=2.0**-10)
     bound = (step * half).double() * 1.0002 + largest.double() * FP32
-    assert (off <= bound + float(x.abs().max()) * TINY).all()
+    least = TINY_FLOATING if packed.floating else TINY
+    assert (off <= bound + float(x.abs().max()) * least).all()
 
 
 @pytest.mark.parametrize("levels", LEVELS)
@@ -104,6 +106,13 @@ def test_magnitudes_side_by_side(levels: Levels) -> None:
     off = (packed.unpack(torch.float32) - x)[..., 1].norm() / x[..., 1].norm()
     worst = 1 / 16 if packed.floating else 0.6 * 6 / packed.top  # a range of 6 deviations
     assert off < worst
+
+
+@pytest.mark.parametrize("levels", LEVELS)
+def test_a_channel_too_small_for_fp16_steps(levels: Levels) -> None:
+    x = torch.randn(1, 1, 128, 2, generator=torch.Generator().manual_seed(3))
+    small = x * torch.tensor([1.0, 1e-9])
+    check_bound(small, levels(small, Group.of_keys()))
 
 
 @pytest.mark.parametrize("levels", LEVELS)

@@ -109,6 +109,13 @@ def test_a_memory_with_captions_says_so_and_is_asked_by_its_name_only(
         assert plain != key
         told = server.ask("GET", "/v1/videos").json["data"]
         assert {one["id"]: one["captions"] for one in told} == {key: True, plain: False}
+        own = {"type": "video_url", "video_url": {"url": f"longtake:{key}"}}
+        for parts, more in (([own], {"longtake": {"max_frames": 8}}), ([own, own], {})):
+            content = [*parts, {"type": "text", "text": WORD}]
+            got = server.ask(
+                "POST", CHAT, {"messages": [{"role": "user", "content": content}]} | more
+            )
+            assert (got.status, got.json["error"]["code"]) == (409, "captions_unread")
 
 
 def test_a_memory_that_another_process_took_is_made_again(tmp_path: Path, clip: Path) -> None:

@@ -64,3 +64,7 @@ def test_what_is_not_supported_is_named() -> None:
 def test_a_key_of_the_client_is_named_whatever_it_is() -> None:
     with pytest.raises(Refusal, match=r"^str is not supported here"):
         parsed(json.dumps({"messages": MESSAGES, "str": 5}).encode())
+    for key in ("content.strategy", "content.0.text.size", "nonstop.string", "stop.str"):
+        with pytest.raises(Refusal) as raised:
+            parsed(json.dumps({"messages": MESSAGES, "metadata": {key: 5}}).encode())
+        assert raised.value.message.startswith(f"metadata.{key} must be a text")

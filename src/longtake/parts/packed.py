@@ -25,7 +25,8 @@ GROUP = 64
 
 EXPONENT = 15
 """A tensor is scaled so that its largest number lies below 2**15. Then middles and steps of any
-tensor fit fp16, and a step too small for fp16 costs less than 2**-32 of the largest."""
+tensor fit fp16, and a step too small for fp16 costs less than 2**-32 of the largest, of
+floating-point levels 2**-30."""
 
 BLOCK = {"cpu": 1 << 19}
 """Numbers packed or unpacked at a time: 2 MiB of fp32 stay in a processor's cache."""
@@ -33,6 +34,7 @@ BLOCK = {"cpu": 1 << 19}
 BLOCK_GPU = 1 << 24
 
 FP8 = torch.float8_e4m3fn
+"""Floating-point levels: four bits of exponent, three of mantissa, up to 448."""
 
 
 @dataclass(frozen=True)
@@ -122,12 +124,12 @@ class Packed:
 
     @property
     def top(self) -> int:
-        """The highest code, or twice the largest number."""
+        """Steps from the lowest level to the highest."""
         return 2 * int(torch.finfo(FP8).max) if self.floating else 2**self.bits - 1
 
     @property
     def zero(self) -> float:
-        """What a code in the middle is as a number."""
+        """The number of the code whose level is the middle."""
         return 0.0 if self.floating else self.top / 2
 
     @property
@@ -139,7 +141,7 @@ class Packed:
     def unpack(self, dtype: torch.dtype) -> Tensor:
         """The tensor [B, K, N, E], each number off by half a step at most.
 
-        Floating: by a 16th of its distance from the middle, or a little.
+        Floating: by a 16th of its distance from the middle, and 2**-10 of a step at least.
         """
         shape = (*self.codes_BKNC.shape[:3], self.width)
         out_BKNE = torch.empty(shape, dtype=dtype, device=self.codes_BKNC.device)
@@ -200,7 +202,8 @@ class Packed:
         codes = self.codes_BKNC[:, :, span]
         if self.floating:
             # fp16's five bits of exponent, of which e4m3 has the lower four: 2**8 times as large;
-            # four times as fast as torch's conversion on a CPU
+            # four times as fast as torch's conversion on a CPU. Not a number becomes 480, and its
+            # group's middle is none either.
             bits = codes.view(torch.int8).to(torch.int16).bitwise_left_shift_(7)
             out_BKNE.copy_(bits.bitwise_and_(~(1 << 14)).view(torch.float16)).mul_(256.0)
         elif self.bits == 8:

@@ -48,8 +48,8 @@ class QuantisedLayer(GrowingLayer):
             return GrowingLayer()
         first = max(0, keys.shape[2] - residual)
         return cls(
-            packed(keys[:, :, :first], kind, Group.of_keys()),
-            packed(values[:, :, :first], kind, Group.of_values(values.shape[-1])),
+            packed_as(kind, keys[:, :, :first], Group.of_keys()),
+            packed_as(kind, values[:, :, :first], Group.of_values(values.shape[-1])),
             (keys[:, :, first:], values[:, :, first:]),
         )
 
@@ -125,8 +125,8 @@ class QuantisedLayer(GrowingLayer):
         return sum(part.nbytes for part in packed) + super().nbytes
 
 
-def packed(x_BKNE: Tensor, kind: Kind, group: Group) -> Packed:
-    """Keys or values in so many bits."""
+def packed_as(kind: Kind, x_BKNE: Tensor, group: Group) -> Packed:
+    """Keys or values in numbers of this kind."""
     return Packed.of(x_BKNE, BITS[kind], group, floating=kind == "fp8")
 
 

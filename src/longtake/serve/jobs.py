@@ -73,7 +73,7 @@ class Job:
     facts: Facts = Facts()
     error: Refusal | None = None
     captions: bool = False
-    """Whether words were read between its frames, as only the library does."""
+    """Whether words were read between its frames, as only Python callers can have."""
     kept: bool = False
     """It was asked for by itself, not by a question; it is watched even if nobody waits."""
     waiters: int = 0

@@ -7,7 +7,6 @@ repetition_penalty). Ours are under `longtake`.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -174,16 +173,22 @@ def first_of(errors: Sequence[ErrorDetails]) -> tuple[list[ErrorDetails], str]:
     return [one for one, name in zip(errors, names, strict=True) if name == where], where
 
 
-WAY = re.compile(r"(stop|content)\.(?:str|list\[[^.]*)|(content\.\d+)\.(?:text|\w+_url)(?=\.)")
-"""What pydantic adds to a field's place where several types are taken."""
-
-
 def field_of(loc: Sequence[int | str]) -> str:
-    """A field's name, as the client wrote it."""
-    name = ".".join(str(part) for part in loc)
-    for _ in range(2):  # a list of parts, then the kind of one
-        name = WAY.sub(lambda found: found[1] or found[2], name)
-    return name
+    """A field's name, as the client wrote it.
+
+    Without what pydantic adds where several types are taken: the type of `stop` and of a message's
+    `content`, and the kind of each of its parts.
+    """
+    match tuple(loc):
+        case ("stop", _, *rest):
+            named: tuple[int | str, ...] = ("stop", *rest)
+        case ("messages", number, "content", _, part, _, *rest):
+            named = ("messages", number, "content", part, *rest)
+        case ("messages", number, "content", _, *rest):
+            named = ("messages", number, "content", *rest)
+        case other:
+            named = other
+    return ".".join(map(str, named))
 
 
 WRONG = {

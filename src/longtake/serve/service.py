@@ -27,6 +27,10 @@ from longtake.serve.told import Done, Failed, Text
 from longtake.serve.videos import Videos
 
 LOG = logging.getLogger("longtake.serve")
+CAPTIONED = (
+    "{} was watched with captions, which a server cannot read again; ask by its id alone while its "
+    "memory is there, or send the video"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +115,8 @@ class Service:
             sight = said.pop()
             if len(jobs) == 1 and self.videos.there(jobs[0].id):
                 return Seen(films=jobs[0].films, sight=sight, video=jobs[0].id)
+        if spoken := [job for job in jobs if job.captions]:
+            raise Refusal(409, "captions_unread", CAPTIONED.format(spoken[0].name))
         own, found = iter(jobs), list[Film]()
         for url in urls:
             if url.startswith(OWN):
