@@ -345,8 +345,12 @@ def test_listing_and_removing(clip: Path, library: Library) -> None:
     result = run("rm", "nothing")
     assert result.exit_code == 7
     assert "no memory 'nothing'" in error_line(result)
-    assert run("rm", "a").exit_code == 0
-    assert [one.name for one in library.list()] == ["c", "b"]
+    result = run("rm", "a", "nothing", "a")
+    assert (result.exit_code, [one.name for one in library.list()]) == (7, ["c", "b"])
+    assert error_line(result).count("no memory") == 1
+    assert error_line(result).strip().endswith("the others are removed")
+    run("watch", clip, *TINY, "--max-frames", "5", "--name", "d")
+    assert run("rm", "d").exit_code == 0
     broken = file_of(library.folder, "0" * 32)  # one that no index knows
     broken.write_bytes(b"nonsense")
     file_of(library.folder, library.list()[0].key).unlink()

@@ -66,12 +66,19 @@ def told(stored: Stored) -> dict[str, Any]:
 def remove_memories(
     *, names: Names = None, library: LibraryFolder = None, everything: AllFlag = False
 ) -> None:
-    """Remove memories by NAME; the videos themselves stay."""
+    """Remove memories by NAME; the videos themselves stay. Unknown names are told at the end."""
     place = library_at(library)
     if bool(names) == everything:
         raise OptionError("rm needs the names of memories, or --all, and not both")
-    for name in names or place.keys():
-        place.remove(name)
+    wanted, faults = tuple(dict.fromkeys(names or place.keys())), list[StoreError]()
+    for name in wanted:
+        try:
+            place.remove(name)
+        except StoreError as fault:
+            faults.append(fault)
+    if faults:
+        rest = "; the others are removed" if len(faults) < len(wanted) else ""
+        raise StoreError("; ".join(map(str, faults)) + rest)
 
 
 def verify_memories(*, library: LibraryFolder = None) -> None:
