@@ -32,10 +32,15 @@ def memory() -> Memory:
 
 
 def video(folder: Path, number: int) -> Path:
-    """A file that stands for a video: a library only looks at its bytes."""
+    """A file that stands for a video: a library only looks at its bytes.
+
+    Whole as soon as it is there: to a worker that saw half of it, it would be another video.
+    """
     path = folder / f"video {number}.mp4"
     if not path.exists():
-        path.write_bytes(b"frames %d" % number)
+        aside = folder / f"{number}-{os.getpid()}.aside"
+        aside.write_bytes(b"frames %d" % number)
+        aside.replace(path)
     return path
 
 
