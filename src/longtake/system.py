@@ -77,10 +77,7 @@ class System(Asking, Weighing):
         )
         with memory_errors(), ExitStack() as opened:
             sources = tuple(opened.enter_context(opened_video(source)) for source in sources)
-            if (fitting := self.fitting(sources, reader)) is not None:
-                if max_frames == "auto":
-                    reader.num = fitting.choice().frames
-                fitting.require(reader.num, self.lighter)
+            self.bound(sources, reader, choose=max_frames == "auto")
             system, target = self, 0
             if self.extend is not None:
                 target = self.target_for(*reader.foreseen(sources))
@@ -96,6 +93,16 @@ class System(Asking, Weighing):
         )
         memory = self._memory(reading, cache, tuple(reader.durations), stats)
         return replace(memory, lead=reader.lead, target=target, captions=digest_of(captions))
+
+    def bound(self, sources: Sequence[Source | Opened], reader: Reader, *, choose: bool) -> None:
+        """Refuse what cannot fit; `choose`: first have as many frames read as fit.
+
+        Raises CapacityError.
+        """
+        if (fitting := self.fitting(sources, reader)) is not None:
+            if choose:
+                reader.num = fitting.choice().frames
+            fitting.require(reader.num, self.lighter)
 
     @property
     def no_captions(self) -> str:
