@@ -560,7 +560,7 @@ def test_an_index_that_cannot_be_written_is_made_in_memory(
 def test_a_disk_that_is_full_leaves_all_as_it_was(
     call: str, library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stored = save(library, video(tmp_path, 1))
+    stored, other = save(library, video(tmp_path, 1)), video(tmp_path, 2)
 
     def fail(*args: object) -> None:
         raise OSError(28, "No space left on device")
@@ -571,10 +571,10 @@ def test_a_disk_that_is_full_leaves_all_as_it_was(
         else:
             patch.setattr(f"longtake.sealed.os.{call}", fail)
         with pytest.raises(StoreError, match=r"No space left on device.*free some room"):
-            save(library, video(tmp_path, 2))
+            save(library, other)
     assert library.list() == [stored]
     assert not list(library.folder.glob(".aside*"))
-    save(library, video(tmp_path, 2))
+    save(library, other)
     assert library.verify() == []
 
 
