@@ -183,9 +183,15 @@ def test_what_does_not_fit_a_name_is_told(
     result = run("ask", "ten", "What?", *FRAMES)
     assert result.exit_code == 2
     assert "--max-frames, --start and --end go with a video" in error_line(result)
-    result = run("ask", "ten", "What?", *TINY, "--kv", "int8")
-    assert result.exit_code == 7
-    assert "another checkpoint or other options" in error_line(result)
+    for words, told in (
+        (("-m", model, *TOWER, "--kv", "int8"), "without --kv"),
+        (TINY, f"with --model {model}"),
+        (("-m", model, "--kv", "int8"), "without --kv and with --vision-tower"),
+    ):
+        result = run("ask", "ten", "What?", *words, "--device", "cpu")
+        assert result.exit_code == 7
+        assert f"ten was watched {told}" in error_line(result)
+        assert "ask without options of the model, or watch" in error_line(result)
     (model / "config.json").unlink()
     result = run("ask", "ten", "What?", "--device", "cpu")
     assert result.exit_code == 4

@@ -1,4 +1,4 @@
-"""What several commands do: open, load, watch with progress, print an answer."""
+"""What several commands do: open, load, watch with progress, print an answer, tell what differs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from longtake.flags import Answering, Condensing, Loading, Part
 from longtake.terminal import bars, busy, draw_sparklines, harmless, moment, note, say, size
 
 if TYPE_CHECKING:
+    from longtake.stored import Settings, Stored
     from longtake.system import System
     from longtake.types import Answer, Memory
     from longtake.video.inputs import Opened
@@ -102,3 +103,25 @@ def printer() -> Callable[[str], None]:
 def shown(text: str) -> str:
     """An answer as it may be printed: a file gets it as it is, a terminal what cannot harm it."""
     return harmless(text) if sys.stdout.isatty() else text
+
+
+def otherwise(stored: Stored, asked: Settings) -> str:
+    """How a memory was made otherwise than it is asked now, in the words of the command line."""
+    made, now = (
+        {"model": one.model, **one.loading, **one.options} for one in (stored.settings, asked)
+    )
+    words = [word for word in sorted({*made, *now}) if made.get(word) != now.get(word)]
+    if not words:
+        return f"was made by {stored.system} with another checkpoint; watch the video again"
+    told = " and ".join(flag(word, made.get(word)) for word in words)
+    return f"was watched {told}; ask without options of the model, or watch the video again"
+
+
+def flag(word: str, value: object) -> str:
+    """An option as it was given, or that it was not."""
+    option = word.replace("_", "-")
+    if value is None:
+        return f"without --{option}"
+    if isinstance(value, bool):
+        return f"with --{option}" if value else f"with --no-{option}"
+    return f"with --{option} {value}"

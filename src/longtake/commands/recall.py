@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from longtake.commands.common import loaded, watch
+from longtake.commands.common import loaded, otherwise, watch
 from longtake.commands.first import check_answering, check_model, check_part
 from longtake.errors import DamagedError, NewerError, OptionError, StoreError, VideoError
 from longtake.flags import Answering, Condensing, Loading, MaxFrames, ModelName, Part
@@ -200,10 +200,7 @@ def by_name(
         see(stack, place, look)
     system = wanted.seeing.system()
     if not library.fits(stored, system):
-        raise StoreError(
-            f"{stored.name} was made by {stored.system} with another checkpoint or other options; "
-            "give those, or watch the video again"
-        )
+        raise StoreError(f"{stored.name} {otherwise(stored, wanted.seeing.settings())}")
     memory = stack.enter_context(library.open(stored, str(system.model.device)))
     tell(stored, memory)
     return Recalled(system=system, memory=memory, model=wanted.seeing.model, stored=stored)

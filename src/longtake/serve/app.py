@@ -12,7 +12,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import ASGIApp
 
 from longtake.serve import chat, videos_api
-from longtake.serve.faults import Refusal
+from longtake.serve.faults import Refusal, shown
 from longtake.serve.guard import COOKIE, SESSION_SECONDS, Guard
 from longtake.serve.service import Service
 
@@ -76,7 +76,8 @@ def add_models(app: FastAPI, service: Service) -> None:
     async def one_model(name: str) -> Response:
         """The model, by name."""
         if name not in (about.model, "default"):
-            raise Refusal(404, "model_not_found", f"this server has the model {about.model}")
+            told = f"this server has the model {about.model}, not {shown(name)}"
+            raise Refusal(404, "model_not_found", told)
         return JSONResponse(model)
 
     @app.get("/v1/server")

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from longtake.errors import OptionError, PromptError
 from longtake.serve.conversation import Talk, talk
-from longtake.serve.faults import Refusal, gone, refusal
+from longtake.serve.faults import Refusal, gone, refusal, shown
 from longtake.serve.files import Work
 from longtake.serve.jobs import NO_VIDEO, Job
 from longtake.serve.replies import DONE, Reply, comment, event
@@ -63,7 +63,7 @@ async def begun(request: Request, service: Service) -> tuple[Asking, Job | None]
 def checked_talk(asked: ChatRequest, service: Service) -> Talk:
     """What is asked, if this server can be asked it now. Raises Refusal."""
     if asked.model not in ("default", service.about.model):
-        told = f"this server has the model {service.about.model}"
+        told = f"this server has the model {service.about.model}, not {shown(asked.model)}"
         raise Refusal(404, "model_not_found", told, param="model")
     wanted = talk(asked, service.limits)
     if not wanted.question.strip():

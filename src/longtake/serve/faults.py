@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from longtake.errors import (
@@ -68,6 +69,13 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault
 def sendable(text: str) -> str:
     """A text that can be sent, whatever a client put into it."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def shown(value: object) -> str:
+    """A value as JSON writes it, but for the greater part of a long one."""
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    return json.dumps(value[:40] if isinstance(value, str) else value, default=str)[:60]
 
 
 STATUS: tuple[tuple[type[LongtakeError], int, str], ...] = (

@@ -6,14 +6,13 @@ repetition_penalty). Ours are under `longtake`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from longtake.serve.faults import Refusal
+from longtake.serve.faults import Refusal, shown
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=2**31)]
@@ -207,7 +206,7 @@ WRONG = {
     "less_than_equal": "must be at most {le:.19g}",
     "less_than": "must be below {lt:.19g}",
     "literal_error": "must be {expected}",
-    "union_tag_invalid": "must have a type that is one of {expected_tags}",
+    "union_tag_invalid": "must have a type that is one of {expected_tags}, got {tag!r:.40}",
     "union_tag_not_found": "must have a type, such as 'text' or 'video_url'",
     "string_too_short": "must not be empty",
     "too_short": "must not be empty",
@@ -234,10 +233,3 @@ def why(told: Sequence[ErrorDetails]) -> str:
     ways[0] = ways[0].replace("False", "false").replace("True", "true")  # as JSON has them
     line = " or ".join([ways[0], *(way.removeprefix("must be ") for way in ways[1:])])
     return line if kind in UNSHOWN else f"{line}, got {shown(told[0]['input'])}"
-
-
-def shown(value: object) -> str:
-    """A value as JSON writes it, but for the greater part of a long one."""
-    if isinstance(value, list | dict):
-        return "a list" if isinstance(value, list) else "an object"
-    return json.dumps(value[:40] if isinstance(value, str) else value, default=str)[:60]

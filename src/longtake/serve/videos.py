@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from longtake.serve.conversation import Sight
-from longtake.serve.faults import Refusal
+from longtake.serve.faults import Refusal, shown
 from longtake.serve.jobs import Facts, Film, Job, Part, job_of
 from longtake.stored import Stored
 
@@ -113,7 +113,8 @@ class Videos:
         with self._lock:
             job = self._jobs.get(video)
         if job is None:
-            raise Refusal(404, "video_unknown", "there is no such video here; list them first")
+            told = f"there is no video {shown(video)} here; list them first"
+            raise Refusal(404, "video_unknown", told)
         return job
 
     def all(self) -> list[Job]:

@@ -15,12 +15,11 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from longtake.errors import VideoError
 from longtake.serve.chat import until_gone
 from longtake.serve.conversation import Sight
-from longtake.serve.faults import Refusal
+from longtake.serve.faults import Refusal, shown
 from longtake.serve.files import Work
 from longtake.serve.form import Form
 from longtake.serve.inbox import blocks, size_of
 from longtake.serve.jobs import Job
-from longtake.serve.schema import shown
 from longtake.serve.service import Seen, Service
 
 FORM_BYTES = 64 * 1024
