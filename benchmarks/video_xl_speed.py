@@ -33,8 +33,8 @@ import literal_video_xl
 import torch
 from literal_video_xl import Written
 from memory import MIB, resident
+from spent import spending, spent
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 from video_xl_memory import random_system
 
 from longtake.system import System
@@ -69,7 +69,6 @@ NAMES = (
     "question and 16 ids",
     "rest",
 )
-PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "linear", "matmul", "mkldnn_linear"}
 
 
 def noise(num: int, seed: int = 0) -> Frames:
@@ -241,27 +240,7 @@ def profiled(num: int) -> str:
     prompt = f"{system.template.head()}<image>"
     options = Options(max_new_tokens=1, evidence=False)
     system.complete(prompt, [visual], options)
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        system.complete(prompt, [visual], options)
-    spent = {event.key: event for event in profiler.key_averages()}
-    costs = {name: event.self_cpu_time_total / 1e6 for name, event in spent.items()}
-    total = sum(costs.values())
-    products = [cost for name, cost in costs.items() if is_product(name)]
-    lines = [
-        f"Matrix products and attention: {sum(products) / total:.1%} of {total:.1f} s of CPU time.",
-        "",
-        "| operation | own s | share | calls |",
-        "|---|---|---|---|",
-    ]
-    for name in sorted(costs, key=costs.__getitem__, reverse=True)[:15]:
-        share = f"{costs[name]:.2f} | {costs[name] / total:.1%}"
-        lines.append(f"| {name} | {share} | {spent[name].count} |")
-    return "\n".join(lines)
-
-
-def is_product(name: str) -> bool:
-    """Whether an operation is a matrix product or fused attention."""
-    return name.split("::")[-1] in PRODUCTS or "scaled_dot_product" in name
+    return spending(spent(lambda: system.complete(prompt, [visual], options)))
 
 
 def main() -> None:
