@@ -185,7 +185,6 @@ def test_what_does_not_fit_a_name_is_told(
     assert "--max-frames, --start and --end go with a video" in error_line(result)
     for words, told in (
         (("-m", model, *TOWER, "--kv", "int8"), "without --kv"),
-        (TINY, f"with --model {model}"),
         (("-m", model, "--kv", "int8"), "without --kv and with --vision-tower"),
     ):
         result = run("ask", "ten", "What?", *words, "--device", "cpu")
