@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -16,10 +16,12 @@ from PIL import Image
 
 from longtake.api import load
 from longtake.catalogue import file_of
+from longtake.commands.common import otherwise
 from longtake.errors import OptionError
 from longtake.library import Library
 from longtake.stored import Settings
 from longtake.system import System
+from tests import shelves
 from tests.clips import write_clip
 from tests.test_cli import COMMAND, ENVIRONMENT, MODEL, SHORT, TINY, TOWER, error_line, run
 from tests.test_library import flip
@@ -173,6 +175,24 @@ def test_watching_again_says_the_name_and_does_nothing(
         result = run("watch", clip, *WATCH)
         assert (result.exit_code, result.stdout, result.stderr) == (0, "ten\n", "")
     assert len(watched) == 1
+
+
+@pytest.mark.parametrize(
+    ("made", "asked", "told"),
+    [
+        ({}, {}, "was made by longva with another checkpoint; watch the video again"),
+        ({"kv": "int8"}, {}, "was watched with --kv int8; ask without"),
+        ({"dynamic": True, "ratio": 8}, {"ratio": 8}, "was watched with --dynamic; ask"),
+        ({"dynamic": False}, {"dynamic": True}, "was watched with --no-dynamic; ask"),
+        ({}, {"pool_mode": "max", "pool": 4}, "was watched without --pool and without --pool-mode"),
+    ],
+)
+def test_what_was_otherwise_is_told_as_it_is_typed(
+    made: dict[str, Any], asked: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    stored = shelves.save(Library(tmp_path / "shelf"), shelves.video(tmp_path, 1))
+    stored = replace(stored, system="longva", settings=Settings(options=made))
+    assert otherwise(stored, Settings(options=asked)).startswith(told)
 
 
 def test_what_does_not_fit_a_name_is_told(
