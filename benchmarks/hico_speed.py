@@ -117,12 +117,15 @@ def main() -> None:
         for drop in DROPS
         for name in ARMS
     ]
+    logged = (options.folder / "runs.jsonl").exists()
     runs = bench.runs(arms, options.pairs)
     groups, most = grouped(runs, options.counts), max(options.counts)
     tables = [time_table(groups), memory_table(groups, options.folder), stage_table(runs, most)]
     text = "\n\n".join("\n".join(lines) for lines in tables)
     print(text)
     head = f"`{shlex.join(['python', *sys.argv])}` on {machine()}; fp32.\n"
+    if logged:
+        head += "Runs that earlier commands left in the same folder are among them.\n"
     options.results.mkdir(exist_ok=True)
     page = f"# VideoChat-Flash, streamed and at once\n\n{head}\n{text}\n"
     (options.results / "hico_speed.md").write_text(page)

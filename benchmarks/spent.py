@@ -47,8 +47,9 @@ def seconds_of(costs: Mapping[str, Cost]) -> tuple[float, float]:
 def spending(costs: Mapping[str, Cost], rows: int = 15) -> str:
     """The share of products, then the dearest operations."""
     products, total = seconds_of(costs)
+    share = f"{products / total:.1%} of {total:.1f} s of CPU time"
     lines = [
-        f"Matrix products and attention: {products / total:.1%} of {total:.1f} s of CPU time.",
+        f"Matrix products, convolutions and attention: {share}.",
         "",
         "| operation | own s | share | calls |",
         "|---|---|---|---|",

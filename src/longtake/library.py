@@ -70,7 +70,7 @@ class Library:
     # -- what is there ----------------------------------------------------------------------------
 
     def list(self) -> a_list[Stored]:
-        """All memories that can be read, the last asked first. Raises StoreError."""
+        """All memories that can be read, the last used first. Raises StoreError."""
         return sorted(self._catalogue.all(), key=lambda one: one.last_used, reverse=True)
 
     def named(self, name: str) -> Stored | None:

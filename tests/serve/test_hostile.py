@@ -257,6 +257,17 @@ def test_bodies(target: Running, case: str) -> None:
     assert b"passwd" not in got.body or b"model" in got.body
 
 
+@pytest.mark.parametrize(
+    ("case", "told"),
+    [
+        ("model other", 'not "../../etc/passwd"'),
+        ("no such video", 'there is no video "../../etc" here; list them first'),
+    ],
+)
+def test_what_is_not_known_here_is_named(target: Running, case: str, told: str) -> None:
+    assert told in target.ask("POST", CHAT, BODIES[case][0], JSON).error["message"]
+
+
 @pytest.mark.parametrize("case", UPLOADS)
 def test_uploads(target: Running, case: str) -> None:
     path, body, headers, status, code = UPLOADS[case]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
 from longtake.commands.first import check_model
@@ -107,21 +108,33 @@ def shown(text: str) -> str:
 
 def otherwise(stored: Stored, asked: Settings) -> str:
     """How a memory was made otherwise than it is asked now, in the words of the command line."""
-    made, now = (
-        {"model": one.model, **one.loading, **one.options} for one in (stored.settings, asked)
-    )
+    made, now = typed(stored.settings), typed(asked)
     words = [word for word in sorted({*made, *now}) if made.get(word) != now.get(word)]
     if not words:
-        return f"was made by {stored.system} with another checkpoint; watch the video again"
-    told = " and ".join(flag(word, made.get(word)) for word in words)
+        return (
+            f"was made by {stored.system} with another checkpoint, kind of device or version of "
+            "longtake; watch the video again"
+        )
+    told = " and ".join(
+        f"with {made[word]}" if word in made else f"without --{word}" for word in words
+    )
     return f"was watched {told}; ask without options of the model, or watch the video again"
 
 
-def flag(word: str, value: object) -> str:
-    """An option as it was given, or that it was not."""
-    option = word.replace("_", "-")
-    if value is None:
-        return f"without --{option}"
+def typed(settings: Settings) -> dict[str, str]:
+    """Options that shape a memory, by name, as they would be typed."""
+    given = {"model": settings.model, **settings.loading, **settings.options}
+    known = {"model", *(field.name for kind in (Loading, Condensing) for field in fields(kind))}
+    return {
+        name.replace("_", "-"): flag(name.replace("_", "-"), given[name])
+        for name in sorted(known - {"device"})
+        if given.get(name) not in (None, "auto")
+    }
+
+
+def flag(name: str, value: object) -> str:
+    """An option and its value; a list is typed with commas."""
     if isinstance(value, bool):
-        return f"with --{option}" if value else f"with --no-{option}"
-    return f"with --{option} {value}"
+        return f"--{name}" if value else f"--no-{name}"
+    text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return f"--{name} {shlex.quote(text)}"

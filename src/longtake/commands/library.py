@@ -15,11 +15,11 @@ from longtake.terminal import bars, clock, harmless, note, size, table
 if TYPE_CHECKING:
     from longtake.stored import Stored
 
-HEAD = ("name", "length", "frames", "tokens", "size", "system", "asked", "video")
+HEAD = ("name", "length", "frames", "tokens", "size", "system", "used", "video")
 
 
 def list_memories(*, library: LibraryFolder = None, as_json: JsonFlag = False) -> None:
-    """List the videos that were watched, the last asked first."""
+    """List the videos that were watched, the last used first."""
     place = library_at(library)
     found = place.list()
     if as_json:

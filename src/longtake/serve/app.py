@@ -84,13 +84,13 @@ def add_models(app: FastAPI, service: Service) -> None:
     async def server() -> Response:
         """What the page needs to know."""
         limits = service.limits
-        shown = ("upload_bytes", "video_seconds", "frames", "new_tokens")
+        told = ("upload_bytes", "video_seconds", "frames", "new_tokens")
         return JSONResponse(
             {
                 "model": about.model,
                 "system": about.system,
                 "frames": about.frames,
-                "limits": {name: getattr(limits, name) for name in shown},
+                "limits": {name: getattr(limits, name) for name in told},
             }
         )
 

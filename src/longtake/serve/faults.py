@@ -23,6 +23,10 @@ KINDS = {
 """OpenAI's name of an error's type, by status; other 4xx are invalid requests, 5xx the server's."""
 
 
+MOST_SHOWN = 40
+"""Letters of a client's text that an error repeats."""
+
+
 class Refusal(Exception):  # noqa: N818 - an answer, not a fault
     """A request that is not served. `message` is one line, shown to the client as it is."""
 
@@ -72,10 +76,13 @@ def sendable(text: str) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as JSON writes it, but for the greater part of a long one."""
+    """A value as JSON writes it, but for the greater part of a long one, which dots stand for."""
     if isinstance(value, list | dict):
         return "a list" if isinstance(value, list) else "an object"
-    return json.dumps(value[:40] if isinstance(value, str) else value, default=str)[:60]
+    if isinstance(value, str):
+        value = value if len(value) <= MOST_SHOWN else f"{value[:MOST_SHOWN]}..."
+        return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, default=str)[:60]
 
 
 STATUS: tuple[tuple[type[LongtakeError], int, str], ...] = (

@@ -206,7 +206,7 @@ WRONG = {
     "less_than_equal": "must be at most {le:.19g}",
     "less_than": "must be below {lt:.19g}",
     "literal_error": "must be {expected}",
-    "union_tag_invalid": "must have a type that is one of {expected_tags}, got {tag!r:.40}",
+    "union_tag_invalid": "must have a type that is one of {expected_tags}",
     "union_tag_not_found": "must have a type, such as 'text' or 'video_url'",
     "string_too_short": "must not be empty",
     "too_short": "must not be empty",
@@ -219,7 +219,6 @@ UNSHOWN = (
     "extra_forbidden",
     "string_too_short",
     "too_short",
-    "union_tag_invalid",
     "union_tag_not_found",
 )
 
@@ -232,4 +231,7 @@ def why(told: Sequence[ErrorDetails]) -> str:
     ways = [WRONG[one["type"]].format(**one.get("ctx", {})) for one in told if one["type"] in WRONG]
     ways[0] = ways[0].replace("False", "false").replace("True", "true")  # as JSON has them
     line = " or ".join([ways[0], *(way.removeprefix("must be ") for way in ways[1:])])
-    return line if kind in UNSHOWN else f"{line}, got {shown(told[0]['input'])}"
+    found = told[0]["input"]
+    if kind == "union_tag_invalid":
+        return f"{line}, got {shown(found['type'])}"
+    return line if kind in UNSHOWN else f"{line}, got {shown(found)}"
