@@ -365,7 +365,7 @@ def test_listing_and_removing(clip: Path, library: Library) -> None:
         "tokens",
         "size",
         "system",
-        "asked",
+        "used",
         "video",
     ]
     assert [line.split()[0] for line in lines[1:]] == ["c", "b", "a"]
