@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.clips import write_sound
-from tests.serve.running import running
+from longtake.library import Library
+from longtake.stored import Settings
+from tests.clips import write_clip, write_sound
+from tests.serve.running import bundled, running
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -237,6 +239,28 @@ def test_pictures_come_back_once_the_session_has_ended(
         page.click("#videos button.open")
         page.wait_for_function("() => document.querySelector('.strip')?.naturalWidth > 0")
         page.wait_for_function("() => document.querySelector('#player').readyState > 0")
+
+
+def test_a_memory_without_pictures_says_so(browser: object, tmp_path: Path, clip: Path) -> None:
+    system = bundled()
+    memory = system.watch(clip, max_frames=8)
+    # no thumbnails, and a file that a server may not read
+    Library(tmp_path / "library").save(
+        memory, system=system, source=clip, settings=Settings(max_frames=8)
+    )
+    with running(tmp_path) as server, Page(browser, server.base) as page:
+        page.click("#videos button.open")
+        page.wait_for_selector("#unseen", state="visible")
+        page.wait_for_function("() => [...document.images].every(one => one.complete)")
+        assert page.locator("#videos img.missing").count() == 1
+        shown = "one => !one.naturalWidth && getComputedStyle(one).visibility !== 'hidden'"
+        told = f"() => [...document.images].filter(one => one.src).filter({shown}).length"
+        assert page.evaluate(told) == 0, "no sign of a broken picture"
+        server.watched(write_clip(tmp_path / "other.mp4", 12), max_frames=4)
+        page.reload()
+        page.click("#videos li:first-child button.open")
+        page.wait_for_function("() => document.querySelector('.strip')?.naturalWidth > 0")
+        assert page.locator("#unseen").is_hidden()
 
 
 def test_it_works_at_an_address_without_https(browser: object, tmp_path: Path, clip: Path) -> None:

@@ -53,8 +53,16 @@ async function again(event) {
   else thing.dispatchEvent(new Event("error"));
 }
 
-const came = (event) => delete event.target.dataset?.again;
+/** Where a picture does not come there is nothing, and not the browser's sign of a broken one. */
+const missing = ({ target }) => target.tagName === "IMG" && target.classList.add("missing");
+
+function came({ target }) {
+  delete target.dataset?.again;
+  target.classList?.remove("missing");
+}
+
 addEventListener("error", again, true);
+addEventListener("error", missing, true);
 addEventListener("load", came, true);
 addEventListener("loadedmetadata", came, true);
 

@@ -18,6 +18,9 @@ export class Player {
     this.film = byId("player");
     this.still = byId("still");
     this.box = byId("timeline");
+    const unseen = byId("unseen");
+    this.still.addEventListener("error", () => (unseen.hidden = false));
+    this.still.addEventListener("load", () => (unseen.hidden = true));
     this.film.addEventListener("timeupdate", () => this.film.hidden || this.moved(this.film.currentTime));
     this.film.addEventListener("error", () => this.video && this.showFrames());
     this.film.addEventListener("loadedmetadata", () => {
@@ -34,6 +37,7 @@ export class Player {
     this.film.hidden = frames;
     this.still.hidden = !frames;
     byId("cannot").hidden = true;
+    byId("unseen").hidden = true;
     this.film.removeAttribute("src");
     const content = `/v1/videos/${encodeURIComponent(video.id)}/content`;
     if (frames) {
