@@ -202,6 +202,18 @@ def test_what_was_otherwise_is_told_as_it_is_typed(
     assert expected in otherwise(stored, Settings(options=asked))
 
 
+def test_a_memory_that_only_python_can_ask_says_so(clip: Path, library: Library) -> None:
+    system = load(MODEL, vision_tower=TOWER[1], device="cpu", resize="fast")
+    loading = {"vision_tower": TOWER[1], "resize": "fast"}
+    settings = Settings(model=str(MODEL), loading=loading, max_frames=4)
+    memory = system.watch(clip, max_frames=4)
+    library.save(memory, system=system, source=clip, name="quick", settings=settings)
+    result = run("ask", "quick", "What?", "--device", "cpu")
+    assert result.exit_code == 2
+    told = "quick was watched from Python with resize, which commands do not have; ask it from"
+    assert told in error_line(result)
+
+
 def test_what_does_not_fit_a_name_is_told(
     clip: Path, library: Library, tmp_path: Path, watched: list[str]
 ) -> None:

@@ -9,6 +9,7 @@ from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
 from longtake.commands.first import check_model
+from longtake.errors import OptionError
 from longtake.flags import Answering, Condensing, Loading, Part
 from longtake.terminal import bars, busy, draw_sparklines, harmless, moment, note, say, size
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from longtake.system import System
     from longtake.types import Answer, Memory
     from longtake.video.inputs import Opened
+
+TYPED = {field.name for kind in (Loading, Condensing) for field in fields(kind)}
+"""What a command line can say of a model and of condensing."""
 
 
 def loaded(model: str, loading: Loading, condensing: Condensing) -> System:
@@ -121,13 +125,22 @@ def otherwise(stored: Stored, asked: Settings) -> str:
     return f"was watched {told}; ask without options of the model, or watch the video again"
 
 
+def check_typed(stored: Stored) -> None:
+    """Raise OptionError for a memory whose model was loaded as no command line can."""
+    foreign = sorted({*stored.settings.loading, *stored.settings.options} - TYPED)
+    if foreign:
+        raise OptionError(
+            f"{stored.name} was watched from Python with {', '.join(foreign)}, which commands do "
+            "not have; ask it from Python, or watch the video again"
+        )
+
+
 def typed(settings: Settings) -> dict[str, str]:
     """Options that shape a memory, by name, as they would be typed."""
     given = {"model": settings.model, **settings.loading, **settings.options}
-    known = {"model", *(field.name for kind in (Loading, Condensing) for field in fields(kind))}
     return {
         name.replace("_", "-"): flag(name.replace("_", "-"), given[name])
-        for name in sorted(known - {"device"})
+        for name in sorted({"model", *TYPED} - {"device"})
         if given.get(name) not in (None, "auto")
     }
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from longtake.commands.common import loaded, otherwise, watch
+from longtake.commands.common import check_typed, loaded, otherwise, watch
 from longtake.commands.first import check_answering, check_model, check_part
 from longtake.errors import DamagedError, NewerError, OptionError, StoreError, VideoError
 from longtake.flags import Answering, Condensing, Loading, MaxFrames, ModelName, Part
@@ -72,7 +72,7 @@ class Seeing:
     def of(self, stored: Stored) -> Seeing:
         """The same of a stored memory, whose model and options are taken where none were given.
 
-        Raises OptionError for what goes only with a video.
+        Raises OptionError for what goes only with a video, or cannot be said here.
         """
         if self.max_frames is not None or self.part != Part():
             what = "--max-frames, --start and --end go with a video"
@@ -82,6 +82,7 @@ class Seeing:
             return self
         if self.loading != Loading(device=device):
             return self
+        check_typed(stored)
         made = stored.settings
         loading = Loading(**{**made.loading, "device": device})  # servers once noted theirs
         condensing = Condensing(**made.options)
