@@ -28,6 +28,7 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import literal_video_xl
 import torch
@@ -144,10 +145,8 @@ def streamed(system: System, frames: Frames) -> Written:
         out.logits.append(head(features))
         return out.logits[-1]
 
-    model.logits = noted  # type: ignore[method-assign]
-    with out.stage("answer"):
+    with patch.object(model, "logits", noted), out.stage("answer"):
         out.ids = list(system.ask(memory, QUESTION, options).ids)
-    model.logits = head  # type: ignore[method-assign]
     return out
 
 

@@ -97,7 +97,7 @@ def test_what_is_packed_stays() -> None:
     small.update(torch.ones(1, 2, 4, 16), torch.ones(1, 2, 4, 16), 0)
     small.layers[0].crop(-3)
     assert small.get_seq_length() == 71
-    small.reset()  # type: ignore[no-untyped-call]
+    small.reset()
     assert (small.get_seq_length(), small.nbytes) == (0, 0)
     assert small.update(torch.ones(1, 2, 4, 16), torch.ones(1, 2, 4, 16), 0)[0].shape[2] == 4
 
@@ -154,7 +154,7 @@ def test_the_old_cache_goes_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> N
 
     def noted(*args: object) -> object:
         left.append(sum(layer.get_seq_length() > 0 for layer in old.layers))
-        return pack(*args)  # type: ignore[arg-type]
+        return pack(*args)
 
     monkeypatch.setattr(QuantisedLayer, "of", noted)
     buffers = [weakref.ref(cast(Tensor, layer.key_buffer)) for layer in old.layers]
@@ -169,7 +169,7 @@ def test_the_old_cache_goes_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> N
 def test_refusals() -> None:
     growing = filled(5)
     with pytest.raises(OptionError, match="choose int8, fp8, int4"):
-        quantised(growing, "int2")  # type: ignore[arg-type]
+        quantised(growing, "int2")
     with pytest.raises(OptionError, match="residual must be a whole number from 0, got -1"):
         quantised(growing, "int8", -1)
     with growing.busy, pytest.raises(PromptError, match="answering a question"):
@@ -300,7 +300,7 @@ def test_generate_continues_a_packed_memory() -> None:
     options = system().options(max_new_tokens=8, repetition_penalty=1.0)
     ours = system().ask(memory, QUESTIONS[0], options)
     tail = system().tokens("\n" + system().template.tail(QUESTIONS[0]))
-    theirs = system().model.generate(  # type: ignore[misc]
+    theirs = system().model.generate(
         input_ids=torch.tensor([tail]),
         attention_mask=torch.ones(1, memory.length + len(tail)),
         past_key_values=memory.cache,
